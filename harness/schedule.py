@@ -1,0 +1,108 @@
+"""What a budget means for one compressor on one model: its cuts, and the visual tokens at every LLM layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .contracts import Budget, Compressor, Convention, ModelShape, Refusal, Stage
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The cuts of one cell and the counts that they promise for one image; the ledger says what was executed.
+
+    Attributes:
+        stages: cuts in the order in which tokens meet them; empty where nothing is cut.
+        full: visual tokens of one image without a method.
+        layers: visual tokens of one image at the input of every LLM layer.
+    """
+
+    stages: tuple[Stage, ...]
+    full: int
+    layers: tuple[int, ...]
+
+    @property
+    def entering(self) -> int:
+        """Visual tokens that enter the LLM."""
+        return self.layers[0]
+
+    @property
+    def mean(self) -> float:
+        """Visual tokens averaged over LLM layer inputs."""
+        return sum(self.layers) / len(self.layers)
+
+    @property
+    def after_cut(self) -> int:
+        """Visual tokens after the last cut, which is what most papers print."""
+        return self.layers[-1]
+
+    def count(self, convention: Convention) -> float:
+        """The count that a budget of this convention speaks of."""
+        return {"mean": self.mean, "entering": float(self.entering), "after_cut": float(self.after_cut)}[convention]
+
+
+def untouched(shape: ModelShape) -> Schedule:
+    """Every token at every layer."""
+    return Schedule((), shape.tokens, (shape.tokens,) * shape.llm_layers)
+
+
+def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
+    """The counts that stages promise.
+
+    Raises:
+        Refusal: a cut that adds tokens, or lies at a layer that the model lacks.
+    """
+    count, layers = shape.tokens, [shape.tokens] * shape.llm_layers
+    for stage in stages:
+        depth = {"encoder": shape.vision_layers, "decoder": shape.llm_layers}.get(stage.place, 1)
+        layer = stage.layer or 0
+        if not 0 <= layer < depth or (stage.place == "decoder" and layer == 0):
+            first = 1 if stage.place == "decoder" else 0
+            raise Refusal(f"cuts at {stage.place} layer {layer}; this model has layers {first} to {depth - 1} for that")
+        if stage.keep > count:
+            raise Refusal(f"asks for {stage.keep} of {count} tokens at {stage.place} layer {layer}")
+        count = stage.keep
+        start = layer if stage.place == "decoder" else 0
+        layers[start:] = [count] * (shape.llm_layers - start)
+    if layers[0] < 1:
+        raise Refusal("would let no visual token into the LLM")
+    return Schedule(stages, shape.tokens, tuple(layers))
+
+
+def resolve(method: Compressor, budget: Budget, convention: Convention, shape: ModelShape, *, merges: bool) -> Schedule:
+    """The schedule that spends as much of the budget as the method can, and not more.
+
+    A merging method is bypassed at the full budget. `method.stages` is asked for counts of the authors' own kind
+    (`after_cut`); the other conventions are solved for by bisection, counts being monotone.
+
+    Raises:
+        Refusal: the budget is below what the method can reach, with the smallest reachable; or the method's own.
+    """
+    wanted = budget.tokens(shape.tokens)
+    if merges and wanted == shape.tokens:
+        return untouched(shape)
+
+    def at(keep: int) -> Schedule:
+        return lay_out(tuple(method.stages(keep, shape)), shape)
+
+    low = 0
+    try:
+        smallest = at(0)
+    except Refusal:
+        low, smallest = 1, at(1)
+    if smallest.count(convention) > wanted:
+        least = smallest.count(convention)
+        raise Refusal(
+            f"budget {budget.text} ({wanted} of {shape.tokens} tokens) cannot be reached under the convention "
+            f"{convention}; the smallest reachable is {least:g} ({100 * least / shape.tokens:.4g}%)"
+        )
+    high = shape.tokens
+    best = smallest
+    while low <= high:
+        keep = (low + high) // 2
+        tried = at(keep)
+        if tried.count(convention) <= wanted:
+            best, low = tried, keep + 1
+        else:
+            high = keep - 1
+    return best

@@ -1,0 +1,80 @@
+"""The record schema: what is written for one sample, and the columns of one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
+
+Status = Literal["ok", "infeasible", "failed", "bad_input"]
+
+COLUMNS: tuple[str, ...] = (
+    "cell_id", "model", "model_revision", "method", "method_params", "budget", "budget_value", "budget_unit",
+    "budget_convention", "task", "family", "subset", "slice", "metric", "value", "ci_low", "ci_high", "n", "n_clusters",
+    "n_failed", "n_bad_input", "n_infeasible", "status", "seed", "tokens_full", "tokens_entering", "tokens_mean",
+    "tokens_kv", "bits_per_pixel", "flops", "latency_ms", "latency_ratio", "tpot_ms", "peak_memory_bytes", "dtype",
+    "attention", "device", "higher_is_better", "protocol", "source",
+    # Added to the design's columns:
+    "label", "kind", "floor", "illustrative", "unit", "worst", "verified", "work_id",
+)  # fmt: skip
+"""Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
+`illustrative` marks fewer than 30 clusters."""
+
+ILLUSTRATIVE_BELOW = 30
+"""Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one metric said of one sample: an item per scored instance, with the slices that it counts in."""
+
+    protocol: str
+    code: str
+    items: tuple[tuple[float, Mapping[str, str]], ...]
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """What happened to one sample in one cell.
+
+    `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
+    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` resident in the cache after prefill, averaged
+    over layers. `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
+    """
+
+    sample_id: str
+    cluster_id: str
+    fingerprint: str
+    status: Status
+    prediction: str | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    tokens_full: int | None = None
+    tokens_per_layer: tuple[int, ...] | None = None
+    tokens_kv: float | None = None
+    text_tokens: int | None = None
+    kept_indices: tuple[object, ...] | None = None
+    bits: int | None = None
+    pixels: int | None = None
+    flops: float | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON-ready mapping; fields that are None are left out."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> SampleRecord:
+        """Read a mapping that `to_json` made; unknown keys of later versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in data.items() if k in known}
+        scores = values.get("scores") or {}
+        assert isinstance(scores, Mapping)
+        values["scores"] = {
+            name: Score(s["protocol"], s["code"], tuple((float(v), dict(m)) for v, m in s["items"]))
+            for name, s in scores.items()
+        }
+        for name in ("tokens_per_layer", "kept_indices"):
+            if (got := values.get(name)) is not None:
+                assert isinstance(got, list | tuple)
+                values[name] = tuple(got)
+        return cls(**values)  # type: ignore[arg-type]
