@@ -209,7 +209,9 @@ class Metric(Protocol):
 class ModelShape:
     """What a method may know about a model before it has seen a picture.
 
-    `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number.
+    `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number;
+    `feature_layers` counts the vision layers that the LLM's features have passed (None: all of them), since merging in
+    a later one changes nothing.
     """
 
     family: str
@@ -218,6 +220,7 @@ class ModelShape:
     vision_layers: int
     llm_layers: int
     class_token: bool
+    feature_layers: int | None = None
 
     def scale(self, layer: int, of: int, *, vision: bool = False) -> int:
         """A paper's layer number, given for `of` layers, at this model's depth: max(1, round(l * L / L_ref))."""
@@ -236,6 +239,8 @@ class Stage:
         layer: 0-based.
         reads: signals that `reduce` will look up in its view; see `View`.
         grid: of the smaller picture, at the place `pixel`.
+        proportional: in the encoder, later layers add log(size) of every key to their attention logits, so that a token
+            that stands for several patches draws as much attention as they did.
     """
 
     place: Place
@@ -243,6 +248,7 @@ class Stage:
     layer: int | None = None
     reads: tuple[str, ...] = ()
     grid: tuple[int, int] | None = None
+    proportional: bool = False
 
 
 @dataclass(frozen=True)
