@@ -336,8 +336,8 @@ def scan(path: Path, module: str) -> list[Entry]:
         SyntaxError: the file is no Python. ValueError: a decorator's argument is not a literal or not known.
     """
     text = path.read_text(encoding="utf-8")
-    if not any(f"@{d}(" in text or f".{d}(" in text for d in _DECORATORS):
-        return []
+    if module.startswith(f"{PACKAGE}.") and not any(f"@{d}(" in text for d in _DECORATORS):
+        return []  # parsing our own files that register nothing would be most of the time that listing takes
     found = []
     for node in ast.parse(text, filename=str(path)).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
