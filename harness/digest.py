@@ -46,9 +46,15 @@ def code_digest(entry: Entry) -> str:
 
     The engine is left out: it is digested once, by `engine_digest`, for what depends on it.
     """
-    return digest({name: tree_digest(path) for name, path in sorted(_closure(entry.module, entry.path).items())})
+    return _code_digest(entry.module, entry.path)
 
 
+@cache
+def _code_digest(module: str, path: Path) -> str:
+    return digest({name: tree_digest(source) for name, source in sorted(_closure(module, path).items())})
+
+
+@cache
 def engine_digest(*parts: str) -> str:
     """Of the named modules and folders of the harness."""
     paths: list[Path] = []
