@@ -1,7 +1,7 @@
-"""The latency probe: what is timed runs in turn with its baseline (A B A B), so that a drifting machine hurts both alike.
+"""The latency probe: cases and baseline run in turn (A B A B), so that a drifting machine hurts all of them alike.
 
-It knows nothing of models or codecs: a case is any function of no arguments whose whole work is to be timed. Batch size,
-inputs and what counts as work are the caller's.
+It knows nothing of models or codecs: a case is any function of no arguments whose whole work is to be timed. Inputs,
+batch size and what counts as work are the caller's.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _clock(device: str) -> tuple[Clock, str]:
         with torch.cuda.device(device):
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             work()
             end.record()
