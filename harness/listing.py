@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .registry import Broken, registry
 
 Row = dict[str, object]
@@ -10,12 +12,29 @@ Row = dict[str, object]
 def listing(what: str) -> tuple[list[Row], list[Broken]]:
     """Rows of one kind, and the plug-ins that cannot be read."""
     if what == "models":
-        from .models.published import stored_models
-
-        return stored_models(), []
+        return _stored_models(), []
     found = registry(what)  # type: ignore[arg-type]
     make = {"methods": _method, "tasks": _task, "metrics": _metric}[what]
     return [make(e.name, e.kind, dict(e.meta), e.summary) for e in found], found.broken
+
+
+def _stored_models() -> list[Row]:
+    """Published models whose configuration is stored with us; any folder or hub id of their classes will do as well."""
+    from .models.published import stored_configs, stored_path
+
+    rows: list[Row] = []
+    for ref in stored_configs():
+        config = json.loads(stored_path(ref).read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "name": ref,
+                "class": config["architectures"][0],
+                "visual_tokens": config.get("image_seq_length"),
+                "vision_layers": config["vision_config"].get("num_hidden_layers"),
+                "llm_layers": config["text_config"].get("num_hidden_layers"),
+            }
+        )
+    return rows
 
 
 def _method(name: str, kind: str, meta: Row, summary: str) -> Row:

@@ -24,6 +24,11 @@ def stored_configs() -> list[str]:
     return sorted(path.stem.replace("--", "/", 1) for path in _STORE.glob("*.json"))
 
 
+def stored_path(ref: str) -> Path:
+    """Where the configuration of a hub id would be stored."""
+    return _STORE / f"{ref.replace('/', '--')}.json"
+
+
 def load_config(ref: str) -> PretrainedConfig:
     """The configuration of a model: `ref` is a folder with a `config.json`, or a hub id.
 
@@ -35,7 +40,7 @@ def load_config(ref: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    folder, stored = Path(ref).expanduser(), _STORE / f"{ref.replace('/', '--')}.json"
+    folder, stored = Path(ref).expanduser(), stored_path(ref)
     if folder.is_dir():
         source = folder / "config.json"
         if not source.is_file():
