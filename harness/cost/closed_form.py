@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..contracts import Refusal, Stage
+from ..contracts import Refusal, Stage, UserError
 from ..schedule import Schedule
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_toke
     """Bytes of the key-value cache after the prefill: keys and values of every layer's own tokens.
 
     Raises:
-        Refusal: a dtype whose size is not known.
+        UserError: a dtype whose size is not known.
     """
     if dtype not in DTYPE_BYTES:
-        raise Refusal(f"the size of dtype {dtype!r} is not known; there are {', '.join(DTYPE_BYTES)}")
+        raise UserError(f"The size of dtype {dtype!r} is not known: choose one of {', '.join(DTYPE_BYTES)}.")
     tokens = sum(text_tokens + n for n in visual_tokens_per_layer)
     return 2 * DTYPE_BYTES[dtype] * _Llm.of(config).groups * tokens
 
