@@ -106,7 +106,6 @@ class FlopCounter:
             cache.update(past, past, index)
         shape = (1, tokens, text.hidden_size)
         places = torch.arange(cached, cached + tokens, device="meta")[None]
-        # Turned outside the counter: the model does this once per pass, and it is no product of weights.
         turns = self._llm.rotary_emb(torch.empty(shape, device="meta"), places)
         return self._on_meta(
             lambda x: layer(
