@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..results.store import Cell, MetricInfo
 from . import schedule
-from .contracts import Budget, Metric, Refusal, Sample, UserError
+from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .models import ModelInfo, model_info
 from .registry import Entry, registry
@@ -83,6 +83,8 @@ def make_plan(spec: SweepSpec) -> Plan:
         raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
     if not spec.methods:
         raise UserError("There is no method to sweep: add --method, see toksweep list methods.")
+    models = [model_info(m) for m in spec.models]
+    check_budgets(spec.budgets, models)
     groups: list[Group] = []
     refused: list[Refused] = []
     asked = 0
@@ -91,7 +93,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         family = str(entry.meta["family"])
         samples, subset = _subset(_samples(entry, spec), spec)
         metrics = _metrics(entry, spec)
-        for model in _models(family, name, spec):
+        for model in _models(family, name, models):
             expander = _Expander(spec, entry, family, model, samples, subset, metrics)
             cells, refusals, count = expander.expand()
             refused += refusals
@@ -159,12 +161,44 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
     return found
 
 
-def _models(family: str, task: str, spec: SweepSpec) -> list[ModelInfo | None]:
+def _models(family: str, task: str, models: Sequence[ModelInfo]) -> Sequence[ModelInfo | None]:
     if family == "reconstruction":
         return [None]
-    if not spec.models:
+    if not models:
         raise UserError(f"Task {task} asks a model: add --model with a folder or a hub id, see toksweep list models.")
-    return [model_info(m) for m in spec.models]
+    return models
+
+
+def fit_compressor(
+    entry: Entry, choice: MethodChoice, budget: Budget | None, convention: Convention, model: ModelInfo
+) -> tuple[Compressor | None, Schedule]:
+    """A compressor with its schedule on a model; no budget means no method.
+
+    Raises:
+        Refusal: it is no compressor, acts or reads where the model's family lets it not, or misses the budget.
+    """
+    if budget is None:
+        return None, schedule.untouched(model.shape)
+    if entry.kind != "compressor":
+        raise Refusal(f"{entry.name} is a {entry.kind} and codes pictures; only a compressor acts in a model")
+    places, needs = entry.meta["places"], entry.meta["needs"]
+    assert isinstance(places, tuple) and isinstance(needs, tuple)
+    if missing := model.family.lacking(places, needs):
+        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    method = entry.build(choice.parameters)
+    if not isinstance(method, Compressor):
+        raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
+    merges = bool(entry.meta["merges"])
+    return method, schedule.resolve(method, budget, convention, model.shape, merges=merges)
+
+
+def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> None:
+    """Raises UserError for a count that no model here has."""
+    full = max((m.shape.tokens for m in models), default=None)
+    for budget in budgets:
+        if full is not None and budget.unit == "tokens" and budget.value > full:
+            names = ", ".join(m.ref for m in models)
+            raise UserError(f"Budget {budget.text} is above the full count of {full} tokens of {names}: write at most {full}.")
 
 
 @dataclass(frozen=True)
@@ -187,8 +221,6 @@ class _Expander:
         for choice, named in self._choices():
             entry = registry("methods").get(choice.name)
             budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.spec.budgets
-            if self.model and entry.kind == "compressor":
-                self._refuse_impossible_budgets()
             for budget in budgets:
                 try:
                     method, planned = self._fit(entry, choice, budget)
@@ -213,22 +245,10 @@ class _Expander:
                 last[entry.name] = (MethodChoice(entry.name), False)
         return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
 
-    def _refuse_impossible_budgets(self) -> None:
-        assert self.model
-        full = self.model.shape.tokens
-        for budget in self.spec.budgets:
-            if budget.unit == "tokens" and budget.value > full and len(self.spec.models) == 1:
-                raise UserError(
-                    f"Budget {budget.text} is above the full count of {full} tokens of {self.model.ref}: write at most {full}."
-                )
-
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
-        if entry.kind == "untouched":
-            return None, schedule.untouched(self.model.shape) if self.model else None
-        assert budget
-        if self.model is None:
-            return self._fit_tokenizer(entry, choice, budget), None
-        return self._fit_compressor(entry, choice, budget)
+        if self.model:
+            return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
+        return self._fit_tokenizer(entry, choice, budget) if budget else None, None
 
     def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget) -> object:
         if entry.kind != "tokenizer":
@@ -239,24 +259,6 @@ class _Expander:
             example = {"bpp": "0.5bpp", "tokens": "64", "percent": "25%"}
             raise Refusal(f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}")
         return entry.build(choice.parameters)
-
-    def _fit_compressor(self, entry: Entry, choice: MethodChoice, budget: Budget) -> tuple[object, Schedule]:
-        assert self.model
-        if entry.kind != "compressor":
-            raise Refusal(f"{entry.name} is a {entry.kind} and codes pictures; the task {self.task.name} asks a model")
-        places, needs = entry.meta["places"], entry.meta["needs"]
-        assert isinstance(places, tuple) and isinstance(needs, tuple)
-        for place in places:
-            if place not in self.model.places:
-                raise Refusal(f"{entry.name} acts at the place {place}, which {self.model.shape.family} does not offer")
-        for need in needs:
-            if need.partition("@")[0] not in self.model.signals:
-                raise Refusal(f"{entry.name} reads {need}, which {self.model.shape.family} does not have")
-        method = entry.build(choice.parameters)
-        plan = schedule.resolve(
-            method, budget, self.spec.budget_convention, self.model.shape, merges=bool(entry.meta["merges"])  # type: ignore[arg-type]
-        )  # fmt: skip
-        return method, plan
 
     def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
         return Refused(self.task.name, self.model.ref if self.model else None, choice.label, budget and budget.text, reason)

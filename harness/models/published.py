@@ -60,6 +60,29 @@ def load_config(ref: str) -> PretrainedConfig:
         raise UserError(f"{source} cannot be read as a model configuration: {_first_line(error)}.") from error
 
 
+def hub_revision(ref: str) -> str:
+    """The commit that a hub id stands for: the hub's newest, without a network the one in the local cache.
+
+    Raises:
+        UserError: neither can be had.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of httpx or httpx2
+
+    try:
+        if sha := HfApi().model_info(ref, timeout=10).sha:
+            return sha
+    except (OSError, HTTPError) as error:
+        fault: Exception = error
+    try:
+        return Path(snapshot_download(ref, local_files_only=True)).name
+    except OSError as error:
+        raise UserError(
+            f"{ref} cannot be fetched from the hub ({_first_line(fault)}) and is not in the local cache: check the id and "
+            "the network, or give a local folder."
+        ) from error
+
+
 def _from_hub(ref: str) -> PretrainedConfig:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of httpx or httpx2
