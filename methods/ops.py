@@ -8,7 +8,7 @@ import torch
 
 
 def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
-    """Indices of the `keep` highest scores in ascending order: [batch, n] to [batch, keep]; the first of equals wins."""
+    """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     return ranked[..., :keep].sort(dim=-1).values
 
