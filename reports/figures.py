@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .pareto import front
-from .ranking import BUDGET, SERIES
+from .ranking import BUDGET, SERIES, as_rows
 from .tables import COSTS, budget_text, file_name, setting_text, show, show_cost
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
-LEAST = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "tokens_entering": "fewer", "flops": "fewer", "latency_ms": "less"}
+DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
+"""Costs that scores are drawn against, with the word for the better way."""
 FORMATS = ("svg", "png", "pdf")
 _STYLE = {
     "svg.fonttype": "none",
@@ -89,8 +90,8 @@ def draw(ranked: pd.DataFrame, out: Path) -> list[Figure]:
     made: list[Figure] = []
     stems: set[str] = set()
     for _, rows in ranked.groupby(SERIES, dropna=False, sort=False):
-        records = rows.to_dict("records")
-        for cost in ("bits_per_pixel", "tokens_mean", "flops", "latency_ms"):
+        records = as_rows(rows)
+        for cost in DRAWN:
             points = [r for r in records if r["kind"] != "untouched" and _known(r[cost]) and _known(r["value"])]
             if not points:
                 continue
@@ -104,11 +105,17 @@ def draw(ranked: pd.DataFrame, out: Path) -> list[Figure]:
 
 
 def _draw_one(
-    records: list[dict[str, Any]], points: list[dict[str, Any]], cost: str, looks: dict[str, Style], out: Path, stem: str
+    records: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    cost: str,
+    looks: dict[str, Style],
+    out: Path,
+    stem: str,
 ) -> Figure:
     first = records[0]
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": stem}):
+    settings: Any = {**_STYLE, "svg.hashsalt": stem}
+    with mpl.rc_context(settings):
         canvas = Canvas(figsize=(5.6, 3.7), layout="constrained")
         axes = canvas.subplots()
         _floors(axes, points, cost)
@@ -216,7 +223,7 @@ def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cos
     unit = f", {first['unit']}" if first["unit"] else ""
     way = "higher is better" if first["sign"] > 0 else "lower is better"
     axes.set_ylabel(f"{first['metric']}{unit} ({way})")
-    axes.set_xlabel(f"{COSTS[cost]} ({LEAST[cost]} is better)")
+    axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
     if first["unit"] == "%":
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g}")
     axes.grid(alpha=0.15, color=INK)
@@ -226,10 +233,11 @@ def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cos
 
 def _title(row: dict[str, Any], cost: str) -> str:
     unit = row["unit"] or ""
+    ends = f"{show(row['ci_low'], unit)} to {show(row['ci_high'], unit)}" if _known(row["ci_low"]) else "none"
     lines = [
         f"{row['label']} at {budget_text(row)}",
         f"{row['metric']}: {show(row['value'], unit)}",
-        f"95% interval: {show(row['ci_low'], unit)} to {show(row['ci_high'], unit)}" if _known(row["ci_low"]) else "no interval",
+        f"95% interval: {ends}",
         f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}",
         f"{int(row['n'])} samples, {int(row['n_clusters'])} clusters",
     ]
@@ -254,7 +262,7 @@ def inline(svg: str, prefix: str, titles: dict[str, str]) -> str:
     opening, _, body = svg[svg.index("<svg") :].partition(">")
     opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    svg = f"{opening} role=\"img\">{body}".replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    svg = f'{opening} role="img">{body}'.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     for gid, text in titles.items():

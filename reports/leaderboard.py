@@ -73,7 +73,11 @@ def render(
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"show": tables.show, "show_cost": tables.show_cost}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
@@ -100,12 +104,9 @@ def collect_excerpts(folder: ResultsFolder) -> list[Excerpt]:
         failed = [r for r in records if r.status in ("failed", "bad_input")][:FAILURES]
         said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
         for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
-            found.append(
-                Excerpt(
-                    cell.task, cell.subset, cell.label, cell.budget or "all", record.sample_id, record.status,
-                    (record.error or record.prediction or "")[:400],
-                )  # fmt: skip
-            )
+            text = (record.error or record.prediction or "")[:400]
+            budget = cell.budget or "all"
+            found.append(Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text))
     return found
 
 

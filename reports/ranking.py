@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW
@@ -37,18 +37,23 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     if cells.empty or not cells["slice"].isna().any():
-        raise UserError("There is nothing to report in this folder: no sample has been scored; run `toksweep sweep` first.")
+        raise UserError("There is nothing to report: no sample has been scored; run `toksweep sweep` first.")
     rows = cells[cells["slice"].isna()].reset_index(drop=True).copy()
     for column in ("value", "ci_low", "ci_high"):
         rows[column] = pd.to_numeric(rows[column]).astype(float)
     rows["sign"] = rows["higher_is_better"].map(lambda better: 1.0 if better else -1.0)
-    rows["unranked"] = [_why_unranked(row) for row in rows.to_dict("records")]
+    rows["unranked"] = [_why_unranked(row) for row in as_rows(rows)]
     rows = _beside_ceiling(rows)
     rows = _beside_floor(rows)
     return _ranked(rows)
 
 
-def _why_unranked(row: dict[str, object]) -> str:
+def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as mappings."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _why_unranked(row: dict[str, Any]) -> str:
     if row["kind"] == "untouched":
         return "reference"
     if row["floor"]:
@@ -64,14 +69,14 @@ def _why_unranked(row: dict[str, object]) -> str:
 
 def _beside_ceiling(rows: pd.DataFrame) -> pd.DataFrame:
     untouched = rows[rows["kind"] == "untouched"]
-    ceilings = untouched.groupby(SERIES, dropna=False, as_index=False)["value"].mean()
-    return rows.merge(ceilings.rename(columns={"value": "ceiling"}), on=SERIES, how="left")
+    ceilings = untouched.groupby(SERIES, dropna=False)["value"].mean().rename("ceiling").reset_index()
+    return rows.merge(ceilings, on=SERIES, how="left")
 
 
 def _beside_floor(rows: pd.DataFrame) -> pd.DataFrame:
     key = [*SERIES, *BUDGET]
     floors = rows[rows["floor"].astype(bool) & (rows["status"] == "complete") & rows["value"].notna()]
-    floors = floors.groupby([*key, "label", "sign"], dropna=False, as_index=False)["value"].mean()
+    floors = floors.groupby([*key, "label", "sign"], dropna=False)["value"].mean().reset_index()
     floors["goodness"] = floors["value"] * floors["sign"]
     best = floors.sort_values("goodness", ascending=False).drop_duplicates(key)
     best = best.rename(columns={"value": "floor_value", "label": "floor_label"})
@@ -99,8 +104,8 @@ def sentence(rows: pd.DataFrame) -> str:
     if few.empty:
         return ""
     most = int(few["n_clusters"].max())
+    pictures = "source picture or clip stands" if most == 1 else "source pictures or clips stand"
     return (
-        f"Illustrative: at most {most} source picture{'s' if most != 1 else ''} or clips stand behind these scores, and "
-        f"{ILLUSTRATIVE_BELOW} are needed to rank methods. The figures are true for these samples and say little about others, "
-        "so nothing here is ranked."
+        f"Illustrative: at most {most} {pictures} behind these scores, and {ILLUSTRATIVE_BELOW} are needed to rank "
+        "methods. The figures are true for these samples and say little about others, so nothing here is ranked."
     )

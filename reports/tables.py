@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ranking import SETTING, sentence
+from .ranking import SETTING, as_rows, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,23 +127,21 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         cells: the table it was made from, for the slices.
     """
     found = []
-    for (task, subset), rows in ranked.groupby(["task", "subset"], sort=False):
+    for task, subset in dict.fromkeys(zip(ranked["task"], ranked["subset"], strict=True)):
+        rows = ranked[(ranked["task"] == task) & (ranked["subset"] == subset)]
         columns = tuple(
             dict.fromkeys(
                 MetricColumn(r["metric"], r["protocol"], r["unit"] or "", bool(r["higher_is_better"]))
-                for r in rows.to_dict("records")
+                for r in as_rows(rows)
             )
         )
         varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
         costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
-        made = [_row(part.to_dict("records"), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
+        made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
         parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & cells["slice"].notna()]
-        found.append(
-            Section(
-                task, subset, str(rows["family"].iloc[0]), columns, costs, varying, tuple(made), sentence(rows),
-                tuple(_slice(r) for r in parts.to_dict("records")),
-            )  # fmt: skip
-        )
+        slices = tuple(_slice(r) for r in as_rows(parts))
+        family = str(rows["family"].iloc[0])
+        found.append(Section(task, subset, family, columns, costs, varying, tuple(made), sentence(rows), slices))
     return found
 
 
@@ -160,8 +158,8 @@ def _row(
             None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"], column.unit,
         )  # fmt: skip
     return Row(
-        first["cell_id"], first["label"], first["kind"], bool(first["floor"]), _text(first["verified"]), budget_text(first),
-        _float(first["budget_value"]), {_VARYING[c]: _text(first[c]) for c in varying},
+        first["cell_id"], first["label"], first["kind"], bool(first["floor"]), _text(first["verified"]),
+        budget_text(first), _float(first["budget_value"]), {_VARYING[c]: _text(first[c]) for c in varying},
         {c: _float(first[c]) for c in costs}, entries, _notes(records),
     )  # fmt: skip
 

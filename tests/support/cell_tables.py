@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-
 from toksweep.results.records import COLUMNS
 
 RUN = {
@@ -84,7 +83,8 @@ def pictures(*, clusters: int = 12) -> list[dict[str, object]]:
                     cell = about | {
                         "method": method, "floor": method == "lowres", "budget": f"{spent:g}bpp", "budget_value": spent,
                         "value": value, "ci_low": value - 0.08 * gain, "ci_high": value + 0.07 * gain,
-                        "bits_per_pixel": spent * (0.97 if not stuck else 1.4), "latency_ms": 4 + 60 * better**2 + 3 * spent,
+                        "bits_per_pixel": spent * (0.97 if not stuck else 1.4),
+                        "latency_ms": 4 + 60 * better**2 + 3 * spent,
                         "status": "infeasible" if stuck else "complete", "n_infeasible": 5 if stuck else 0,
                     }  # fmt: skip
                     rows.append(row(**cell))
@@ -99,8 +99,8 @@ def questions(*, clusters: int = 48) -> list[dict[str, object]]:
     about = {
         "task": "images_qa", "family": "vqa", "metric": "exact_match", "protocol": "exact_match/v1", "unit": "%",
         "model": "tiny/llava", "model_revision": "0123456789", "dtype": "float32", "attention": "sdpa", "n": 200,
-        "n_items": 200, "n_clusters": clusters, "illustrative": clusters < 30, "kind": "compressor", "bits_per_pixel": None,
-        "tokens_full": 576,
+        "n_items": 200, "n_clusters": clusters, "illustrative": clusters < 30, "kind": "compressor",
+        "bits_per_pixel": None, "tokens_full": 576,
     }  # fmt: skip
     full = {"tokens_mean": 576, "tokens_entering": 576, "tokens_kv": 576, "flops": 8.4e12, "latency_ms": 210.0}
     rows = [untouched(**about | full | {"kind": "untouched", "value": 0.62, "ci_low": 0.56, "ci_high": 0.68})]
@@ -119,7 +119,8 @@ def questions(*, clusters: int = 48) -> list[dict[str, object]]:
                         **about | {
                             "method": label.partition("(")[0], "label": label, "verified": verified, "floor": floor,
                             "seed": seed, "budget": str(tokens), "budget_value": tokens, "budget_unit": "tokens",
-                            "budget_convention": "mean", "value": value, "ci_low": value - 0.03, "ci_high": value + 0.03,
+                            "budget_convention": "mean", "value": value, "ci_low": value - 0.03,
+                            "ci_high": value + 0.03,
                             "tokens_mean": tokens, "tokens_entering": tokens if "fastv" not in label else 576,
                             "flops": 2e12 + 1.1e10 * tokens, "latency_ms": 70 + 0.23 * tokens + 3 * seed,
                             "n_failed": 3 if label == "tome" and tokens == 64 else 0,
