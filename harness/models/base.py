@@ -19,7 +19,7 @@ from ..schedule import Schedule
 from .calls import BudgetKind, Calls, ImageName
 from .cutter import Cutter, Span, reduce_span, settled, whole_span
 from .encoder import Block, Merger
-from .taps import Seen, tap
+from .taps import Listener, Seen, tap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -368,7 +368,7 @@ class VisionLanguageModel(ABC):
     def _new_cache(self) -> object:
         from transformers import DynamicCache
 
-        return DynamicCache(config=self.text_model.config)
+        return DynamicCache(config=self.text_model.config)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def decode_step(self, state: Decoding, token: torch.Tensor | None = None) -> Decoding:
@@ -420,7 +420,7 @@ class VisionLanguageModel(ABC):
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
 
 
-def _class_row(found: dict[str, torch.Tensor], name: str) -> object:
+def _class_row(found: dict[str, torch.Tensor], name: str) -> Listener:
     def see(seen: Seen) -> None:
         found[name] = seen.rows([0])[:, :, 0, 1:]
 

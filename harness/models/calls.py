@@ -128,8 +128,8 @@ class Calls:
         """What the images of one sample kept, an entry per cut, in the raster of the sample's images one after another.
 
         A selection is a list of indices, a merge a list of lists (-1 stands for a class token). All layers of an
-        encoder method make one entry, its last partition. A pixel stage's entry is the whole raster of the smaller picture,
-        which later entries are counted in.
+        encoder method make one entry, its last partition. A pixel stage's entry is the whole raster of the smaller
+        picture, which later entries are counted in.
         """
         full = self.grid[0] * self.grid[1]
         entries = zip(*(self._entries(image, number * full) for number, image in enumerate(images)), strict=True)

@@ -151,9 +151,9 @@ class Cutter:
             for number, layer in enumerate(self._layers):
                 hook = partial(self._before_layer, number)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            for number, stage in self._stages.items():
-                if "last_attention" in stage.reads and number is not None:
-                    attention = self._layers[number - 1].self_attn
+            for cut, stage in self._stages.items():
+                if "last_attention" in stage.reads and cut is not None:
+                    attention = self._layers[cut - 1].self_attn
                     assert isinstance(attention, nn.Module)
                     stack.enter_context(tap(attention, self._see))
             yield

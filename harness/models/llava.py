@@ -34,8 +34,8 @@ class Llava(VisionLanguageModel):
         class_token = _CLASS_TOKEN[vision.model_type]
         if config.vision_feature_select_strategy != ("default" if class_token else "full"):
             raise UserError(
-                f"The family llava hands every patch and nothing else to the LLM; here vision_feature_select_strategy is "
-                f"{config.vision_feature_select_strategy!r} on {vision.model_type}."
+                f"The family llava hands all patches and nothing else to the LLM, but vision_feature_select_strategy is "
+                f"{config.vision_feature_select_strategy!r} for a {vision.model_type}."
             )
         side = vision.image_size // vision.patch_size
         chosen = config.vision_feature_layer
@@ -104,15 +104,16 @@ class Llava(VisionLanguageModel):
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
         if class_token:
             extra["vision_feature_select_strategy"] = "full"
+        kind: torch.dtype = self.model.dtype  # type: ignore[assignment]
         out = self.model.get_image_features(  # type: ignore[operator]
-            pixel_values=pixels.to(self.model.dtype), return_dict=True, **extra
+            pixel_values=pixels.to(kind), return_dict=True, **extra
         )
         return torch.stack(list(out.pooler_output))
 
     @property
     def blocks(self) -> list[Block]:
         layers = self.model.model.vision_tower.encoder.layers  # type: ignore[union-attr]
-        return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in layers]  # type: ignore[union-attr,arg-type]
+        return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in layers]  # type: ignore[union-attr]
 
     @property
     def text_model(self) -> nn.Module:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,7 +69,7 @@ def _tapped(
     tap: _Tap = module.__dict__[_TAP]
     ours, module.config = module.config, tap.config  # type: ignore[assignment]
     try:
-        default = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        default: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(tap.config._attn_implementation, default)  # type: ignore[attr-defined]
         out = kernel(module, query, key, value, mask, **kwargs)
     finally:
