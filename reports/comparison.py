@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,30 @@ class Comparison:
     verdict: str
     note: str = ""
 
+    def row(self) -> dict[str, object]:
+        """A flat, JSON-ready mapping; what is not known is None."""
+        ends = self.difference or Interval(math.nan, math.nan, math.nan)
+        numbers = {"a": self.a, "b": self.b, "difference": ends.value, "ci_low": ends.low, "ci_high": ends.high}
+        return {
+            "task": self.task,
+            "model": self.model,
+            "metric": self.metric,
+            "unit": self.unit,
+            "better": "higher" if self.higher_is_better else "lower",
+            **{k: None if v is None or math.isnan(v) else v for k, v in numbers.items()},
+            "n": self.n_samples,
+            "n_clusters": self.n_clusters,
+            "verdict": self.verdict,
+            "note": self.note or None,
+        }
 
-def compare(folder: ResultsFolder, a: str, b: str) -> list[Comparison]:
+
+def compare(folder: ResultsFolder, a: str, b: str) -> list[dict[str, object]]:
+    """What `compare_cells` found, as rows of a table or of JSON."""
+    return [c.row() for c in compare_cells(folder, a, b)]
+
+
+def compare_cells(folder: ResultsFolder, a: str, b: str) -> list[Comparison]:
     """Paired differences of two cells given as `fastv(layer=3)@64`, `jpeg@0.5bpp` or `none`, wherever both ran.
 
     Seeds of a stochastic method are averaged.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..harness.contracts import UserError
 from ..metrics.statistics import Interval, noninferiority
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import ResultsFolder
-from .baseline import make_baseline, unpack
+from .baseline import make_baseline, read_baseline, unpack, write_baseline
 from .pairing import Scored, pair
+
+__all__ = ["CheckResult", "Finding", "check", "make_baseline", "read_baseline", "write_baseline"]
 
 Level = Literal["regression", "unproven", "note"]
 MARGIN = 0.01
@@ -48,6 +50,18 @@ class CheckResult:
     findings: tuple[Finding, ...]
     same_environment: bool
     cells: int
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON-ready mapping."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """The verdict in a sentence, then a line per finding."""
+        verdict = {FINE: "Fine", REGRESSION: "Regression", UNPROVEN: "Not enough evidence"}[self.exit_code]
+        how = "exactly" if self.same_environment else "by overlap and drift"
+        lines = [f"{verdict}: {self.cells} cells compared with the baseline, spending and kept tokens {how}."]
+        lines += [f"{f.level}: {f.cell + ' ' if f.cell else ''}{f.what}" for f in self.findings]
+        return "\n".join(lines)
 
 
 def check(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ranking import SETTING, as_rows, sentence
+from .ranking import SETTING, as_rows, rank, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -293,6 +293,42 @@ def plain(section: Section) -> tuple[list[str], list[list[str]]]:
         line += [f"{one.n} / {one.n_clusters}", "; ".join([*marks, *row.notes])]
         rows.append(line)
     return head, rows
+
+
+def summary_rows(cells: pd.DataFrame) -> list[dict[str, object]]:
+    """A row per cell for the terminal: its first metric with interval and ceiling, the others in brief.
+
+    Raises:
+        UserError: nothing has been scored.
+    """
+    rows: list[dict[str, object]] = []
+    for section in sections(rank(cells), cells):
+        for row in section.rows:
+            (first, headline), *others = row.entries.items()
+            marks = ["illustrative"] if any(e.illustrative for e in row.entries.values()) else []
+            rows.append(
+                {
+                    "task": section.task,
+                    "method": row.label + (" (floor)" if row.floor else ""),
+                    "budget": " ".join([row.budget, *(f"{k} {v}" for k, v in row.varying.items() if v)]),
+                    "spent": _spent(row),
+                    "score": f"{first.metric} {_score(headline)}",
+                    "untouched": show(headline.ceiling, first.unit),
+                    "others": ", ".join(f"{c.metric} {show(e.value, c.unit)}" for c, e in others) or None,
+                    "rank": headline.place or None,
+                    "clusters": headline.n_clusters,
+                    "notes": "; ".join([*marks, *row.notes]) or None,
+                }
+            )
+    return rows
+
+
+def _spent(row: Row) -> str | None:
+    """What the row spent: bits per pixel, or tokens."""
+    for name, unit in (("bits_per_pixel", "bpp"), ("tokens_mean", "tokens")):
+        if not math.isnan(row.costs.get(name, math.nan)):
+            return f"{show_cost(name, row.costs[name])} {unit}"
+    return None
 
 
 def _score(entry: Entry) -> str:
