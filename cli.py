@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,6 +18,7 @@ from .harness.contracts import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.progress import TaskID
 
     from .harness.plan import Plan, Refused
 
@@ -30,7 +32,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder [default: toksweep-out].")]
-Methods = Annotated[list[str] | None, typer.Option("--method", help="A method, e.g. divprune, 'fastv(layer=3)', mine.py.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="A method, e.g. divprune, 'fastv(layer=3)', mine.py.")
+]
 Budgets = Annotated[list[str] | None, typer.Option("--budget", help="64 (tokens), 25% or 0.5bpp (bits per pixel).")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A folder or hub id of a vision-language model.")]
 
@@ -76,7 +80,9 @@ def sweep(
     data: Annotated[list[str] | None, typer.Option(help="TASK=DIR: your own samples for a task.")] = None,
     out: Out = None,
     limit: Annotated[int | None, typer.Option(help="At most this many samples of each task.")] = None,
-    subset: Annotated[SubsetChoice | None, typer.Option(help="Which samples --limit takes [default: stratified].")] = None,
+    subset: Annotated[
+        SubsetChoice | None, typer.Option(help="Which samples --limit takes [default: stratified].")
+    ] = None,
     budget_convention: Annotated[
         ConventionChoice | None, typer.Option(help="Which token count --budget means [default: mean over LLM layers].")
     ] = None,
@@ -93,7 +99,8 @@ def sweep(
         bool | None, typer.Option("--latency/--no-latency", help="Run the latency probe [default: tokenizers only].")
     ] = None,
     keep_outputs: Annotated[
-        bool | None, typer.Option("--keep-outputs/--no-keep-outputs", help="Keep pictures and bit streams [default: keep].")
+        bool | None,
+        typer.Option("--keep-outputs/--no-keep-outputs", help="Keep pictures and bit streams [default: keep]."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed samples again.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A first Pareto plot within a minute.")] = False,
@@ -105,7 +112,8 @@ def sweep(
 
     flags = {
         "tasks": task, "methods": method, "budgets": budget, "models": model, "data": _pairs(data or []), "out": out,
-        "limit": limit, "subset": subset and str(subset), "budget_convention": budget_convention and str(budget_convention),
+        "limit": limit, "subset": subset and subset.value,
+        "budget_convention": budget_convention and budget_convention.value,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
         "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces, "latency": latency, "keep_outputs": keep_outputs,
         "retry_failed": retry_failed or None,
@@ -128,7 +136,15 @@ def sweep(
     tally = run_sweep(plan, command=shlex.join(["toksweep", *sys.argv[1:]]), progress=_Bars())
     page, cells = report_folder(chosen.out)
     if as_json:
-        _print_json({"out": str(chosen.out), "report": str(page), "tally": tally, "refused": _refused(plan), "cells": _records(cells)})
+        _print_json(
+            {
+                "out": str(chosen.out),
+                "report": str(page),
+                "tally": tally,
+                "refused": _refused(plan),
+                "cells": _records(cells),
+            }
+        )
         return
     _print_summary(cells)
     _tell_refused(plan.refused)
@@ -153,21 +169,26 @@ def report(folder: Annotated[Path, typer.Argument(help="A results folder.")], as
 def check(
     folder: Annotated[Path, typer.Argument(help="A results folder.")],
     baseline: Annotated[Path, typer.Option(help="The committed baseline, a JSON file.")],
-    update_baseline: Annotated[bool, typer.Option("--update-baseline", help="Write the baseline from the folder.")] = False,
-    margin: Annotated[float | None, typer.Option(help="The loss of score that still passes, in the metric's unit.")] = None,
+    update_baseline: Annotated[
+        bool, typer.Option("--update-baseline", help="Write the baseline from the folder.")
+    ] = False,
+    margin: Annotated[
+        float | None, typer.Option(help="The loss of score that still passes, in the metric's unit.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Hold a results folder against a baseline: exit 0 fine, 1 regression, 2 misuse, 3 not enough evidence."""
-    from .reports import regression
+    from .reports.baseline import make_baseline, read_baseline, write_baseline
+    from .reports.regression import check as check_results
     from .results.store import ResultsFolder
 
     results = ResultsFolder(folder)
     if update_baseline:
-        regression.write_baseline(baseline, regression.make_baseline(results))
+        write_baseline(baseline, make_baseline(results))
         _print_json({"baseline": str(baseline)}) if as_json else typer.echo(f"Wrote {baseline}")
         return
     options = {} if margin is None else {"margin": margin}
-    result = regression.check(results, regression.read_baseline(baseline), **options)
+    result = check_results(results, read_baseline(baseline), **options)
     if as_json:
         _print_json(result.to_json())
     else:
@@ -196,7 +217,9 @@ def cost(
     method: Methods = None,
     budget: Budgets = None,
     text_tokens: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt.")] = 64,
-    budget_convention: Annotated[ConventionChoice, typer.Option(help="Which token count --budget means.")] = ConventionChoice.mean,
+    budget_convention: Annotated[
+        ConventionChoice, typer.Option(help="Which token count --budget means.")
+    ] = ConventionChoice.mean,
     dtype: Annotated[str, typer.Option(help="For the size of the KV cache.")] = "bf16",
     as_json: Json = False,
 ) -> None:
@@ -225,12 +248,10 @@ def verify(
 
     if reference is None:
         raise UserError("verify needs --reference DIR, a folder of *.npz files with an INDEX.json.")
-    result = verify_reference(reference, dump, method)
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        _print_table(result.rows(), title=f"Reference arrays of {reference}")
-    raise typer.Exit(result.exit_code)
+    result = verify_reference(reference, dump, [method] if method else None)
+    rows = [asdict(report) for report in result.files]
+    _print_json(rows) if as_json else _print_table(rows, title=f"Reference arrays of {reference}")
+    raise typer.Exit(0 if result.ok else 1)
 
 
 @app.command("list")
@@ -267,14 +288,22 @@ class _Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
         )  # fmt: skip
-        self._console, self._current = console, None
+        self._console = console
+        self._current: TaskID | None = None
 
     def start(self, what: str, total: int) -> None:
         self._bars.start()
@@ -370,7 +399,9 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        typer.echo(f"Internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.", err=True)
+        typer.echo(
+            f"Internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.", err=True
+        )
         sys.exit(1)
     sys.exit(0)
 

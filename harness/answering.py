@@ -13,10 +13,10 @@ from .bench import Bench, Observation, Opened, Quantity, failure
 from .contracts import Compressor, Output, Sample
 from .cost.closed_form import flops_to_first_token
 from .cost.flops import selector_flops
-from .models import open_model
+from .models import ModelInfo, open_model
 from .models.base import Answer, Batch, Encoded
 from .models.published import load_config
-from .plan import ModelInfo, PlannedCell
+from .plan import PlannedCell
 from .schedule import Schedule
 from .spec import SweepSpec
 
@@ -82,7 +82,7 @@ class AnsweringBench(Bench):
         try:
             answers = self._answer(cell, batch, shared)
             return [self._seen(cell, a, len(batch.images_of(i))) for i, a in enumerate(answers)]
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if count == 1:

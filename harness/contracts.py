@@ -74,7 +74,9 @@ class Budget:
             Refusal: bits per pixel, above the full count, or a share that rounds to no token at all.
         """
         if self.unit == "bpp":
-            raise Refusal(f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%")
+            raise Refusal(
+                f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
+            )
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
         if count > full:
             raise Refusal(f"budget {self.text} is above the full count of {full} tokens")
@@ -92,7 +94,7 @@ def _split_unit(typed: str) -> tuple[str, Unit]:
     return lowered, "tokens"
 
 
-# ---------------------------------------------------------------------------------------------------------------- memo
+# ----------------------------------------------------------------------------------------------------------------- memo
 
 
 class Memo:
@@ -108,7 +110,7 @@ class Memo:
         return self._values[key]  # type: ignore[return-value]
 
 
-# --------------------------------------------------------------------------------------------------------------- samples
+# -------------------------------------------------------------------------------------------------------------- samples
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Task(Protocol):
     def __call__(self, folder: Path | None) -> Iterable[Sample]: ...
 
 
-# --------------------------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------------------------------------- metrics
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Metric(Protocol):
         """The slices of the items that `score` would return: what a failure is counted on."""
 
 
-# ----------------------------------------------------------------------------------------------------------- compressors
+# ---------------------------------------------------------------------------------------------------------- compressors
 
 
 @dataclass(frozen=True)
@@ -423,7 +425,9 @@ class Reduction:
         else:
             wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
             terms = picked.to(wide) * self.weight.to(wide)[:, None]
-            out = terms.new_zeros(size * width, dim).index_add_(0, self.batch * width + self.row, terms).to(tokens.dtype)
+            out = (
+                terms.new_zeros(size * width, dim).index_add_(0, self.batch * width + self.row, terms).to(tokens.dtype)
+            )
         return out.view(size, width, dim)
 
     def sizes(self, sizes: torch.Tensor) -> torch.Tensor:
@@ -464,7 +468,7 @@ class Reduction:
         return [g[0] for g in groups] if self.is_selection else [sorted(g) for g in groups]
 
 
-# ------------------------------------------------------------------------------------------------------------ tokenizers
+# ----------------------------------------------------------------------------------------------------------- tokenizers
 
 
 @dataclass(frozen=True)

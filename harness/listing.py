@@ -79,7 +79,8 @@ def diagnosis() -> list[Row]:
     from ..metrics.backends import survey
 
     rows: list[Row] = [
-        {"name": s.name, "kind": s.kind, "ready": s.ready, "detail": s.detail, "how_to_get": s.how_to_get} for s in survey()
+        {"name": s.name, "kind": s.kind, "ready": s.ready, "detail": s.detail, "how_to_get": s.how_to_get}
+        for s in survey()
     ]
     return rows + _devices()
 

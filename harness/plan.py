@@ -118,7 +118,7 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
     if folder is None and not entry.meta["builtin"]:
         raise UserError(f"Task {entry.name} has no samples of its own: add --data {entry.name}=DIR.")
     task = entry.load()
-    samples = list(task(Path(folder) if folder else None))  # type: ignore[call-overload]
+    samples: list[Sample] = list(task(Path(folder) if folder else None))  # type: ignore[call-overload]
     if not samples:
         raise UserError(f"Task {entry.name} has no samples in {folder or 'its own data'}: check the folder.")
     seen: set[str] = set()
@@ -198,7 +198,9 @@ def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> Non
     for budget in budgets:
         if full is not None and budget.unit == "tokens" and budget.value > full:
             names = ", ".join(m.ref for m in models)
-            raise UserError(f"Budget {budget.text} is above the full count of {full} tokens of {names}: write at most {full}.")
+            raise UserError(
+                f"Budget {budget.text} is above the full count of {full} tokens of {names}: write at most {full}."
+            )
 
 
 @dataclass(frozen=True)
@@ -252,16 +254,22 @@ class _Expander:
 
     def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget) -> object:
         if entry.kind != "tokenizer":
-            raise Refusal(f"{entry.name} is a {entry.kind} and acts in a model; the task {self.task.name} is about pictures")
+            raise Refusal(
+                f"{entry.name} is a {entry.kind} and acts in a model; the task {self.task.name} is about pictures"
+            )
         units = entry.meta["budget_units"]
         assert isinstance(units, tuple)
         if budget.unit not in units:
             example = {"bpp": "0.5bpp", "tokens": "64", "percent": "25%"}
-            raise Refusal(f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}")
+            raise Refusal(
+                f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}"
+            )
         return entry.build(choice.parameters)
 
     def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
-        return Refused(self.task.name, self.model.ref if self.model else None, choice.label, budget and budget.text, reason)
+        return Refused(
+            self.task.name, self.model.ref if self.model else None, choice.label, budget and budget.text, reason
+        )
 
     def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Cell:
         model, spec = self.model, self.spec
@@ -325,5 +333,3 @@ class _Expander:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-

@@ -70,8 +70,8 @@ def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
         codes = tokenizer.encode(image, cell.budget, memo)
         picture = tokenizer.decode(codes)
         if picture.size != image.size:
-            raise ValueError(f"decoded {picture.size[0]}x{picture.size[1]} pixels of {image.width}x{image.height}")  # noqa: TRY301
-    except Exception as error:  # noqa: BLE001
+            raise ValueError(f"decoded {picture.size[0]}x{picture.size[1]} pixels of {image.width}x{image.height}")
+    except Exception as error:
         return failure(error, pixels=pixels)
     if cell.entry.meta["outputs"] == "picture":
         buffer = io.BytesIO()

@@ -131,7 +131,7 @@ class _GroupRun:
             return Opened(sample, tuple(load() for load in sample.images))
         except UserError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
             self.tally.bad_inputs += 1
             for cell in cells:
@@ -180,7 +180,7 @@ class _GroupRun:
                 return replace(record, scores=self._scores(items))
             except UserError:
                 raise
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 text = " ".join(str(error).split())
                 record = replace(record, status="failed", error=f"scoring, {type(error).__name__}: {text}"[:500])
         return replace(record, scores=self._scores([_worst(m, sample) for m in self.group.metrics]))

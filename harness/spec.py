@@ -158,7 +158,9 @@ def _validate(given: Mapping[str, object], source: str) -> SweepSpec:
         if not Path(folder).is_dir():
             raise UserError(f"--data {task}={folder}: there is no such folder.")
     for key, least in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
-        if (value := values.get(key)) is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        if (value := values.get(key)) is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or value < least
+        ):
             raise UserError(f"{key} in {source} must be a whole number of at least {least}, not {value!r}.")
     seeds = values.get("seeds", SweepSpec.seeds)
     if not isinstance(seeds, list | tuple) or not all(isinstance(s, int) and s >= 0 for s in seeds) or not seeds:

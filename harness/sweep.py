@@ -48,7 +48,7 @@ def run_sweep(plan: Plan, *, command: str, progress: Stoppable) -> dict[str, int
 def dry_run_rows(plan: Plan) -> list[dict[str, object]]:
     """A row per cell: what it will keep, and how many samples are still to do."""
     folder = ResultsFolder(plan.spec.out)
-    rows = []
+    rows: list[dict[str, object]] = []
     for group in plan.groups:
         for planned in group.cells:
             cell = planned.cell

@@ -38,9 +38,9 @@ class Score:
 class SampleRecord:
     """What happened to one sample in one cell.
 
-    `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
-    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` resident in the cache after prefill, averaged
-    over layers. `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
+    `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are the ledger's:
+    `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill (mean over layers).
+    `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
     """
 
     sample_id: str

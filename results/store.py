@@ -136,7 +136,9 @@ class ResultsFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"The folder {self.path} cannot be written ({error.strerror}): choose another with --out.") from error
+            raise UserError(
+                f"The folder {self.path} cannot be written ({error.strerror}): choose another with --out."
+            ) from error
         others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
         if others and not any((self.path / n).exists() for n in ("run.json", "samples")):
             raise UserError(

@@ -55,7 +55,7 @@ def cost_table(
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
                 flops = counter.count(schedule, text_tokens, compressor)
             except Refusal as reason:
-                refused.append(Refused("cost", model, choice.label, budget and budget.text, str(reason)))
+                refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
                 continue
             rows.append(
                 {

@@ -78,8 +78,8 @@ def hub_revision(ref: str) -> str:
         return Path(snapshot_download(ref, local_files_only=True)).name
     except OSError as error:
         raise UserError(
-            f"{ref} cannot be fetched from the hub ({_first_line(fault)}) and is not in the local cache: check the id and "
-            "the network, or give a local folder."
+            f"{ref} cannot be fetched from the hub ({_first_line(fault)}) and is not in the local cache: "
+            "check the id and the network, or give a local folder."
         ) from error
 
 

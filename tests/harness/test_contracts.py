@@ -2,20 +2,28 @@
 
 import pytest
 import torch
-
 from toksweep.harness.contracts import Budget, Memo, Reduction, Refusal, UserError, View
 
 
 @pytest.mark.parametrize(
     ("text", "value", "unit"),
-    [("64", 64, "tokens"), ("25%", 25, "percent"), ("0.5bpp", 0.5, "bpp"), (" 1 BPP ", 1, "bpp"), (576, 576, "tokens"), ("12.5%", 12.5, "percent")],
-)  # fmt: skip
+    [
+        ("64", 64, "tokens"),
+        ("25%", 25, "percent"),
+        ("0.5bpp", 0.5, "bpp"),
+        (" 1 BPP ", 1, "bpp"),
+        (576, 576, "tokens"),
+        ("12.5%", 12.5, "percent"),
+    ],
+)
 def test_a_budget_is_tokens_percent_or_bits_per_pixel(text, value, unit):
     budget = Budget.parse(text)
     assert (budget.value, budget.unit) == (value, unit)
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "0%", "101%", "abc", "", "nan", "inf", "1.5", "25bpp", "0bpp", "%", "bpp", "1e400"])
+@pytest.mark.parametrize(
+    "text", ["0", "-3", "0%", "101%", "abc", "", "nan", "inf", "1.5", "25bpp", "0bpp", "%", "bpp", "1e400"]
+)
 def test_a_budget_that_means_nothing_is_refused_in_one_sentence_that_names_it(text):
     with pytest.raises(UserError, match="Budget") as error:
         Budget.parse(text)
@@ -97,7 +105,12 @@ def test_a_reduction_of_another_length_is_an_error_and_not_a_guess():
 
 def test_noise_of_a_row_depends_on_its_own_seed_alone():
     def view(*seeds):
-        return View(torch.zeros(len(seeds), 4, 2), (2, 2), "projector", generators=tuple(torch.Generator().manual_seed(s) for s in seeds))  # fmt: skip
+        return View(
+            torch.zeros(len(seeds), 4, 2),
+            (2, 2),
+            "projector",
+            generators=tuple(torch.Generator().manual_seed(s) for s in seeds),
+        )
 
     together = view(5, 7).noise(4)
     assert torch.equal(together[1], view(7).noise(4)[0])

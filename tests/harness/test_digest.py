@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from toksweep.harness import digest
 from toksweep.harness.registry import ROOT, registry
 
@@ -22,7 +21,11 @@ def test_comments_layout_and_docstrings_change_no_digest(tmp_path):
 def digests(tmp_path_factory):
     """Digests of all methods and metrics in a copy of the package, after an edit of one file."""
     home = tmp_path_factory.mktemp("copy")
-    shutil.copytree(ROOT, home / "toksweep", ignore=shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "toksweep-out", "runs"))  # fmt: skip
+    shutil.copytree(
+        ROOT,
+        home / "toksweep",
+        ignore=shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "toksweep-out", "runs"),
+    )
 
     def after(file="py.typed", line=""):
         path = home / "toksweep" / file
@@ -32,7 +35,14 @@ def digests(tmp_path_factory):
             "from toksweep.harness import digest as d; from toksweep.harness.registry import registry;"
             "print({e.name: d.code_digest(e) for g in ('methods', 'metrics') for e in registry(g)})"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=home, env={"PYTHONPATH": str(home)})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=home,
+            env={"PYTHONPATH": str(home)},
+        )
         path.write_text(before)
         return eval(done.stdout)
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-
 from toksweep.harness.contracts import UserError
 from toksweep.harness.registry import GROUPS, Registry, label, parse_call, registry, scan
 
@@ -31,7 +30,8 @@ def test_every_registered_name_loads_and_is_documented(group):
 
 def test_listing_names_imports_no_heavy_library():
     code = (
-        "import sys; from toksweep.harness.listing import listing; [listing(w) for w in ('methods', 'tasks', 'metrics')];"
+        "import sys; from toksweep.harness.listing import listing; "
+        "[listing(w) for w in ('methods', 'tasks', 'metrics')];"
         "print([m for m in ('torch', 'transformers', 'numpy', 'pandas', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -52,7 +52,7 @@ def test_a_file_is_a_method_like_any_other(tmp_path):
 
 def test_an_unknown_parameter_is_answered_with_those_that_there_are(tmp_path):
     (tmp_path / "mine2.py").write_text(METHOD.format(name="mine2"))
-    with pytest.raises(UserError, match="has no parameter 'begin'.*start=0"):
+    with pytest.raises(UserError, match=r"has no parameter 'begin'.*start=0"):
         registry("methods").get(str(tmp_path / "mine2.py")).check({"begin": 1})
 
 
@@ -62,7 +62,10 @@ def test_an_unknown_parameter_is_answered_with_those_that_there_are(tmp_path):
         ("def f(:\n", "cannot be read"),
         ("x = 1\n", "registers: none"),
         ("from toksweep import compressor\n@compressor(name, places=())\ndef f(): ...\n", "must be literals"),
-        ("from toksweep import compressor\n@compressor('a', places=('nowhere',))\ndef f(): ...\n", "unknown place 'nowhere'"),
+        (
+            "from toksweep import compressor\n@compressor('a', places=('nowhere',))\ndef f(): ...\n",
+            "unknown place 'nowhere'",
+        ),
         ("from toksweep import compressor\n@compressor('a', plases=())\ndef f(): ...\n", "unexpected keyword|missing"),
     ],
 )
@@ -98,7 +101,12 @@ def test_a_third_partys_package_plugs_in_by_entry_point_and_a_broken_one_is_show
         "from toksweep.harness.registry import registry; r = registry('methods');"
         "print('theirs' in [e.name for e in r], sorted(b.source.split()[0] for b in r.broken))"
     )
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); {code}"], capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "True ['gone', 'their_package.wrong']"
 
 
@@ -116,5 +124,7 @@ def test_a_call_that_is_not_keyword_literals_is_refused(text):
 
 
 def test_scanning_reads_decorators_through_any_module_alias(tmp_path):
-    (tmp_path / "m.py").write_text("import toksweep as ts\n@ts.compressor('alias', places=('projector',))\ndef f(v, keep): ...\n")
+    (tmp_path / "m.py").write_text(
+        "import toksweep as ts\n@ts.compressor('alias', places=('projector',))\ndef f(v, keep): ...\n"
+    )
     assert [e.name for e in scan(tmp_path / "m.py", "m")] == ["alias"]

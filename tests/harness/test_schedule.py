@@ -1,7 +1,6 @@
 """What a budget means for a method, under the three conventions."""
 
 import pytest
-
 from toksweep.harness.contracts import Budget, ModelShape, Refusal, Stage
 from toksweep.harness.schedule import lay_out, resolve, untouched
 

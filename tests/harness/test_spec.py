@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from toksweep.harness.contracts import UserError
 from toksweep.harness.spec import load_spec
 

@@ -5,15 +5,22 @@ import subprocess
 import sys
 
 import pytest
-
 from toksweep.harness.contracts import UserError
 from toksweep.results.records import SampleRecord, Score
 from toksweep.results.store import ResultsFolder, new_writer_name
 
 RECORD = SampleRecord(
-    "a/b c", "pic", "f0", "ok", prediction="x", scores={"psnr": Score("p1", "c1", ((31.5, {"size": "small"}),))},
-    tokens_per_layer=(4, 4, 2), kept_indices=([0, 1], [[0, 2], [1]]), bits=80, pixels=10,
-)  # fmt: skip
+    "a/b c",
+    "pic",
+    "f0",
+    "ok",
+    prediction="x",
+    scores={"psnr": Score("p1", "c1", ((31.5, {"size": "small"}),))},
+    tokens_per_layer=(4, 4, 2),
+    kept_indices=([0, 1], [[0, 2], [1]]),
+    bits=80,
+    pixels=10,
+)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):

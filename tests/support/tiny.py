@@ -82,3 +82,24 @@ def picture(seed: int, size: tuple[int, int] = (48, 40)):
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def save_questions(folder: Path, pictures: int = 3) -> Path:
+    """Pictures with questions, in the layout that the task `images_qa` reads."""
+    import json
+
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(pictures):
+        picture(i).save(folder / "images" / f"{i}.png")
+        for question, answer in (("what colour is the ball?", "red"), ("how many dogs are there?", "two")):
+            lines.append({"file": f"images/{i}.png", "question": question, "answers": [answer]})
+    (folder / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+if __name__ == "__main__":
+    import sys
+
+    save_llava(Path(sys.argv[1]) / "model")
+    save_questions(Path(sys.argv[1]) / "data")
