@@ -182,7 +182,7 @@ def test_only_seeds_of_stochastic_methods_change_anything(llava, name):
 
 
 def test_two_pictures_of_one_sample_draw_differently(llava):
-    method, schedule, kind = vlm.cell(llava, "random", 8)
+    method, schedule, _ = vlm.cell(llava, "random", 8)
     (kept,) = llava.answer(vlm.batch(llava), None, method, schedule, seed=0, max_new_tokens=1)[1].kept_indices
     first, second = [i for i in kept if i < 16], [i - 16 for i in kept if i >= 16]
     assert len(first) == len(second) == 8
