@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..harness.contracts import UserError
@@ -14,6 +17,7 @@ SETTING = ["task", "subset", "model", "model_revision", "dtype", "attention", "d
 """Cells that differ in one of these have no common ceiling, floor or rank, and no common figure."""
 SERIES = [*SETTING, "metric", "protocol"]
 BUDGET = ["budget_value", "budget_unit", "budget_convention"]
+Key = tuple[Any, ...]
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:
@@ -36,21 +40,39 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if cells.empty or not cells["slice"].isna().any():
+    headline = cells[cells["slice"].isna()]
+    if headline.empty:
         raise UserError("There is nothing to report: no sample has been scored; run `toksweep sweep` first.")
-    rows = cells[cells["slice"].isna()].reset_index(drop=True).copy()
-    for column in ("value", "ci_low", "ci_high"):
-        rows[column] = pd.to_numeric(rows[column]).astype(float)
-    rows["sign"] = rows["higher_is_better"].map(lambda better: 1.0 if better else -1.0)
-    rows["unranked"] = [_why_unranked(row) for row in as_rows(rows)]
-    rows = _beside_ceiling(rows)
-    rows = _beside_floor(rows)
-    return _ranked(rows)
+    rows = as_rows(headline)
+    for row in rows:
+        row |= {name: math.nan if missing(row[name]) else float(row[name]) for name in ("value", "ci_low", "ci_high")}
+        row["sign"] = 1.0 if row["higher_is_better"] else -1.0
+        row["unranked"] = _why_unranked(row)
+    _set_ceilings(rows)
+    _set_floors(rows)
+    _set_ranks(rows)
+    return pd.DataFrame(rows)
 
 
 def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as mappings."""
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def missing(value: object) -> bool:
+    """None or NaN: a table of cells has either."""
+    return value is None or value != value
+
+
+def _group(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> dict[Key, list[dict[str, Any]]]:
+    groups: dict[Key, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, columns), []).append(row)
+    return groups
+
+
+def _key(row: dict[str, Any], columns: Sequence[str]) -> Key:
+    return tuple(None if missing(row[c]) else row[c] for c in columns)
 
 
 def _why_unranked(row: dict[str, Any]) -> str:
@@ -64,38 +86,44 @@ def _why_unranked(row: dict[str, Any]) -> str:
         return str(row["status"])
     if row["illustrative"]:
         return "illustrative"
-    return "no value" if row["value"] != row["value"] else ""
+    return "no value" if missing(row["value"]) else ""
 
 
-def _beside_ceiling(rows: pd.DataFrame) -> pd.DataFrame:
-    untouched = rows[rows["kind"] == "untouched"]
-    ceilings = untouched.groupby(SERIES, dropna=False)["value"].mean().rename("ceiling").reset_index()
-    return rows.merge(ceilings, on=SERIES, how="left")
+def _set_ceilings(rows: list[dict[str, Any]]) -> None:
+    untouched = _group((r for r in rows if r["kind"] == "untouched" and not missing(r["value"])), SERIES)
+    for row in rows:
+        found = untouched.get(_key(row, SERIES))
+        row["ceiling"] = fmean(r["value"] for r in found) if found else math.nan
 
 
-def _beside_floor(rows: pd.DataFrame) -> pd.DataFrame:
-    key = [*SERIES, *BUDGET]
-    floors = rows[rows["floor"].astype(bool) & (rows["status"] == "complete") & rows["value"].notna()]
-    floors = floors.groupby([*key, "label", "sign"], dropna=False)["value"].mean().reset_index()
-    floors["goodness"] = floors["value"] * floors["sign"]
-    best = floors.sort_values("goodness", ascending=False).drop_duplicates(key)
-    best = best.rename(columns={"value": "floor_value", "label": "floor_label"})
-    rows = rows.merge(best[[*key, "floor_value", "floor_label"]], on=key, how="left")
-    rows["margin"] = (rows["value"] - rows["floor_value"]) * rows["sign"]
-    rows.loc[rows["floor"].astype(bool) | (rows["kind"] == "untouched"), "margin"] = float("nan")
-    return rows
+def _set_floors(rows: list[dict[str, Any]]) -> None:
+    """The best floor of every budget; only complete ones count."""
+    able = (r for r in rows if r["floor"] and r["status"] == "complete" and not missing(r["value"]))
+    floors = _group(able, [*SERIES, *BUDGET])
+    for row in rows:
+        row |= {"floor_label": None, "floor_value": math.nan, "margin": math.nan}
+        found = floors.get(_key(row, [*SERIES, *BUDGET]))
+        if row["floor"] or row["kind"] == "untouched" or not found:
+            continue
+        means = {label: fmean(r["value"] for r in seeds) for (label,), seeds in _group(found, ["label"]).items()}
+        row["floor_label"] = max(means, key=lambda label: row["sign"] * means[label])
+        row["floor_value"] = means[row["floor_label"]]
+        row["margin"] = row["sign"] * (row["value"] - row["floor_value"])
 
 
-def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    rows["rank"], rows["tied"] = float("nan"), False
-    for _, group in rows[rows["unranked"] == ""].groupby([*SERIES, *BUDGET], dropna=False):
-        better = group["sign"].iloc[0] > 0
-        near = group["ci_low"] if better else -group["ci_high"]
-        far = group["ci_high"] if better else -group["ci_low"]
-        places = [1 + int((near > end).sum()) for end in far]
-        rows.loc[group.index, "rank"] = places
-        rows.loc[group.index, "tied"] = [places.count(place) > 1 for place in places]
-    return rows
+def _set_ranks(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row |= {"rank": math.nan, "tied": False}
+    for group in _group((r for r in rows if not r["unranked"]), [*SERIES, *BUDGET]).values():
+        for row in group:
+            row["rank"] = 1 + sum(_is_clearly_better(other, row) for other in group)
+        for row in group:
+            row["tied"] = sum(other["rank"] == row["rank"] for other in group) > 1
+
+
+def _is_clearly_better(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """The whole interval of a lies on the better side of the whole interval of b."""
+    return bool(a["ci_low"] > b["ci_high"] if a["sign"] > 0 else a["ci_high"] < b["ci_low"])
 
 
 def sentence(rows: pd.DataFrame) -> str:

@@ -135,6 +135,7 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
                 for r in as_rows(rows)
             )
         )
+        rows = rows.assign(seed=_telling_seeds(rows))
         varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
         costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
         made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
@@ -143,6 +144,12 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         family = str(rows["family"].iloc[0])
         found.append(Section(task, subset, family, columns, costs, varying, tuple(made), sentence(rows), slices))
     return found
+
+
+def _telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
+    """The seeds of methods that ran with several; of the others a seed says nothing."""
+    several = rows.groupby("label")["seed"].transform("nunique") > 1
+    return rows["seed"].astype(object).where(several, None)
 
 
 def _row(
@@ -174,7 +181,7 @@ def _notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
     if counts["n_infeasible"]:
         notes.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
     if counts["n_bad_input"]:
-        notes.append(f"{counts['n_bad_input']} bad input, left out everywhere")
+        notes.append(f"{counts['n_bad_input']} bad input")
     for status in dict.fromkeys(r["status"] for r in records):
         if status == "partial":
             notes.append("partial: samples are still missing")
