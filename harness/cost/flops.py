@@ -38,9 +38,7 @@ class FlopCounter:
         self.config = config
         with torch.device("meta"):
             # In float32, so that no kernel of a half type is missing on the meta device; FLOPs have no type.
-            model = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                config, attn_implementation="sdpa", dtype=torch.float32
-            )
+            model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         self._head = model.lm_head
         self._tower = model.model.vision_tower
         self._projector = model.model.multi_modal_projector

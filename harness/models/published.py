@@ -67,13 +67,15 @@ def hub_revision(ref: str) -> str:
         UserError: neither can be had.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of httpx or httpx2
+    from huggingface_hub.errors import HTTPError  # that of httpx or httpx2
 
     try:
-        if sha := HfApi().model_info(ref, timeout=10).sha:
+        sha: str | None = HfApi().model_info(ref, timeout=10).sha
+        if sha:
             return sha
+        fault: Exception = ValueError("it names no commit")
     except (OSError, HTTPError) as error:
-        fault: Exception = error
+        fault = error
     try:
         return Path(snapshot_download(ref, local_files_only=True)).name
     except OSError as error:
@@ -85,7 +87,7 @@ def hub_revision(ref: str) -> str:
 
 def _from_hub(ref: str) -> PretrainedConfig:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of httpx or httpx2
+    from huggingface_hub.errors import HTTPError  # that of httpx or httpx2
     from transformers import AutoConfig
 
     fault: Exception | None = None
