@@ -40,11 +40,11 @@ class LowRes(Codec):
         from PIL.PngImagePlugin import PngInfo
 
         long = max(image.size)
-        size = tuple(max(1, round(side * setting / long)) for side in image.size)
+        width, height = (max(1, round(side * setting / long)) for side in image.size)
         info = PngInfo()
         info.add(CHUNK, struct.pack(">II", *image.size))
         file = BytesIO()
-        image.resize(size, Resampling.BOX).save(file, "PNG", optimize=self.optimize, pnginfo=info)
+        image.resize((width, height), Resampling.BOX).save(file, "PNG", optimize=self.optimize, pnginfo=info)
         return file.getvalue()
 
     def decode(self, codes: Codes) -> Image:
