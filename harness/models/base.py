@@ -167,6 +167,11 @@ class VisionLanguageModel(ABC):
 
     @property
     @abstractmethod
+    def image_token(self) -> str:
+        """The text that stands for a picture in a prompt."""
+
+    @property
+    @abstractmethod
     def placeholder(self) -> int:
         """Id of the token that a visual token takes the place of."""
 
@@ -189,6 +194,10 @@ class VisionLanguageModel(ABC):
                 raise UserError(
                     f"Sample {sample.id} has no {lack}: a vision-language model needs a picture and a question."
                 )
+            if self.image_token in sample.question:
+                raise UserError(
+                    f"The question of sample {sample.id} holds {self.image_token}, where pictures go: reword it."
+                )
         owner = tuple(row for row, pictures in enumerate(images) for _ in pictures)
         flat = tuple(picture for pictures in images for picture in pictures)
         prompts = [self.prompt(s, len(p)) for s, p in zip(samples, images, strict=True)]
@@ -198,8 +207,8 @@ class VisionLanguageModel(ABC):
             found, wanted = int((ids[row] == self.placeholder).sum()), self.shape.tokens * owner.count(row)
             if found != wanted:
                 raise UserError(
-                    f"The prompt of sample {sample.id} has {found} visual tokens where its pictures make {wanted}: "
-                    "its question must not hold the model's image token."
+                    f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
+                    "tokens: its preprocessor_config.json does not fit its config.json."
                 )
         to = self.device
         return Batch(

@@ -34,7 +34,7 @@ class Llava(VisionLanguageModel):
         class_token = _CLASS_TOKEN[vision.model_type]
         if config.vision_feature_select_strategy != ("default" if class_token else "full"):
             raise UserError(
-                f"The family llava hands all patches and nothing else to the LLM, but vision_feature_select_strategy is "
+                f"The family llava hands all patches and no more to the LLM, but vision_feature_select_strategy is "
                 f"{config.vision_feature_select_strategy!r} for a {vision.model_type}."
             )
         side = vision.image_size // vision.patch_size
@@ -75,8 +75,7 @@ class Llava(VisionLanguageModel):
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
             return text
-        token = self.processor.image_token  # type: ignore[attr-defined]
-        pictures = "\n".join([token] * images)
+        pictures = "\n".join([self.image_token] * images)
         return f"USER: {pictures}\n{question} ASSISTANT:"
 
     def tokenise(self, prompts: list[str], pictures: list[Image]) -> Mapping[str, torch.Tensor]:
@@ -120,6 +119,10 @@ class Llava(VisionLanguageModel):
         found = self.model.model.language_model  # type: ignore[union-attr]
         assert isinstance(found, nn.Module)
         return found
+
+    @property
+    def image_token(self) -> str:
+        return str(self.processor.image_token)  # type: ignore[attr-defined]
 
     @property
     def placeholder(self) -> int:

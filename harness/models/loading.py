@@ -61,6 +61,7 @@ def load(
         UserError: no weights, no processor, or a hub that cannot be reached.
     """
     import transformers
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     folder = Path(ref).expanduser()
@@ -78,7 +79,7 @@ def load(
             source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
         )
         processor = transformers.AutoProcessor.from_pretrained(source, **options)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         mend = "" if local else " Check the id and the network, or give a local folder."
         raise UserError(f"{ref} cannot be loaded: {first}.{mend}") from error

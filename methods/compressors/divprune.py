@@ -12,7 +12,7 @@ from ..ops import spread_out
     places=("projector",),
     paper="arXiv 2503.02175",
     repository="vbdi/divprune",
-    verified="selection",
+    verified="wiring",
 )
 def divprune(view: View, keep: int) -> Reduction:
     """Choose the tokens whose smallest pairwise cosine distance is large, greedily, and keep them in raster order.

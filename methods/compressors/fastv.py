@@ -15,7 +15,7 @@ from ..ops import top
     needs=("last_attention",),
     paper="arXiv 2403.06764",
     repository="pkunlp-icler/FastV",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class FastV:
