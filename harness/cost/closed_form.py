@@ -17,7 +17,7 @@ from ..schedule import Schedule
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-CLASS_TOKENS = {"clip_vision_model": 1}
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Vision towers that the formulas cover: plain ViTs with a two-matrix MLP, and their tokens beside the patches."""
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
@@ -181,14 +181,21 @@ def tower_tokens(config: PretrainedConfig, schedule: Schedule) -> list[tuple[int
 
 
 def vision_layers(config: PretrainedConfig, schedule: Schedule) -> list[int]:
-    """FLOPs of the vision tower for one picture: the patch embedding, then one number per layer."""
+    """FLOPs of the vision tower for one picture: patch embedding, every layer, SigLIP's pooling head if there.
+
+    The pooled vector is of no use to a VLM, but the model computes it.
+    """
     vision = config.vision_config
     rows, columns = patch_grid(config, schedule)
     width, mlp = vision.hidden_size, vision.intermediate_size
     found: list[int] = [2 * rows * columns * vision.num_channels * vision.patch_size**2 * width]
-    for tokens, left in tower_tokens(config, schedule):
+    counts = tower_tokens(config, schedule)
+    for tokens, left in counts:
         attention = 8 * tokens * width**2 + 4 * tokens**2 * width
         found.append(attention + 4 * left * width * mlp)
+    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens, then an MLP on the result
+        tokens = counts[-1][1]
+        found.append(4 * (tokens + 1) * width**2 + 4 * tokens * width + 4 * width * mlp)
     return found
 
 

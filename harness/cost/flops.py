@@ -37,8 +37,8 @@ class FlopCounter:
 
         self.config = config
         with torch.device("meta"):
-            # In float32, so that no kernel of a half type is missing on the meta device; FLOPs have no type.
-            model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            # Eager attention, whose matrix products every version of the counter sees; FLOPs have no type.
+            model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
         self._head = model.lm_head
         self._tower = model.model.vision_tower
         self._projector = model.model.multi_modal_projector
@@ -84,6 +84,8 @@ class FlopCounter:
             attend = partial(layer.self_attn, attention_mask=None)
             total += self._on_meta(attend, (1, before, vision.hidden_size))
             total += self._on_meta(layer.mlp, (1, after, vision.hidden_size))
+        if getattr(vision, "vision_use_head", False):
+            total += self._on_meta(self._tower.head, (1, after, vision.hidden_size))
         return total
 
     def _llm_layer(self, index: int, tokens: int, cached: int) -> int:

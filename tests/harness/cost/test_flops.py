@@ -1,8 +1,10 @@
 """FLOPs counted on the meta device: equal to the closed form, and to what a real run on numbers spends."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from small_llava import SHAPE, small_config
+from small_llava import SHAPE, small_config, small_siglip_config
 from toksweep.harness.contracts import Budget, ModelShape, Reduction, Stage
 from toksweep.harness.cost import flops as flops_module
 from toksweep.harness.cost.closed_form import closed_form
@@ -54,6 +56,15 @@ def test_the_counter_equals_the_closed_form_wherever_tokens_are_cut(small, name)
     assert small.count(schedule, 5) == closed_form(small_config(), schedule, 5)
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_a_siglip_tower_in_front_of_a_qwen_is_counted_like_the_closed_form(head):
+    config = small_siglip_config(head=head)
+    shape, counter = replace(SHAPE, class_token=False), FlopCounter(config)
+    for stages in SCHEDULES.values():
+        schedule = lay_out(stages, shape)
+        assert counter.count(schedule, 5) == closed_form(config, schedule, 5)
+
+
 @pytest.mark.parametrize("ref", SHAPES)
 def test_the_counter_equals_the_closed_form_for_published_models(ref):
     config, shape = load_config(ref), SHAPES[ref]
@@ -61,14 +72,14 @@ def test_the_counter_equals_the_closed_form_for_published_models(ref):
     assert FlopCounter(config).count(schedule, 64) == closed_form(config, schedule, 64)
 
 
-def test_the_count_to_the_first_token_is_what_the_model_spends_on_real_numbers(small):
-    config = small_config()
+@pytest.mark.parametrize("config", [small_config(), small_siglip_config(head=True)], ids=["clip", "siglip"])
+def test_the_count_to_the_first_token_is_what_the_model_spends_on_real_numbers(config):
     config._attn_implementation = "eager"
     model = LlavaForConditionalGeneration(config).eval()
     ids = torch.tensor([[1, *[98] * 16, 2, 3, 4, 5]])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(input_ids=ids, pixel_values=torch.randn(1, 3, 28, 28), logits_to_keep=1)
-    assert counter.get_total_flops() == small.count(untouched(SHAPE), 5).to_first_token
+    assert counter.get_total_flops() == FlopCounter(config).count(untouched(SHAPE), 5).to_first_token
 
 
 def test_a_decoded_token_costs_what_the_model_spends_on_real_numbers(small):
