@@ -116,7 +116,7 @@ def _draw_one(
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
     settings: Any = {**_STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
-        canvas = Canvas(figsize=(5.6, 3.7), layout="constrained")
+        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
         axes = canvas.subplots()
         _floors(axes, points, cost)
         _front(axes, points, cost)
@@ -124,7 +124,10 @@ def _draw_one(
             _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
         _ceiling(axes, records, points)
         _finish(axes, first, points, cost)
-        canvas.legend(loc="outside right upper", frameon=False, fontsize=8.5, handlelength=1.6)
+        names = axes.get_legend_handles_labels()[1]
+        canvas.legend(
+            loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
+        )
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, for three formats
         for form in FORMATS:

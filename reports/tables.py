@@ -203,14 +203,18 @@ def _slice(r: dict[str, Any]) -> SliceRow:
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
-def show(value: float, unit: str = "", *, signed: bool = False) -> str:
-    """A score as printed: three decimals below 10, two above; the unit `%` turns a fraction into percent."""
+def show(value: float, unit: str = "", *, gain_of: float | None = None) -> str:
+    """A score as printed: three decimals below 10, two above; the unit `%` turns a fraction into percent.
+
+    Args:
+        gain_of: the score that `value` is a gain of: printed with its sign and with as many decimals as that score.
+    """
     if math.isnan(value):
         return "–"
     if unit == "%":
-        return f"{100 * value:+.1f}%" if signed else f"{100 * value:.1f}%"
-    sign = "+" if signed else ""
-    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.2f}"
+        return f"{100 * value:.1f}%" if gain_of is None else f"{100 * value:+.1f}%"
+    decimals = 3 if abs(value if gain_of is None else gain_of) < 10 else 2
+    return f"{value:{'' if gain_of is None else '+'}.{decimals}f}"
 
 
 def show_cost(name: str, value: float, *, exact: bool = True) -> str:
