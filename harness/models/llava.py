@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, Sample, UserError
-from .base import FamilyInfo, VisionLanguageModel
+from .base import VisionLanguageModel
+from .data import FamilyInfo
 from .encoder import Block
 
 if TYPE_CHECKING:

@@ -73,19 +73,19 @@ def load(
         raise UserError(f"{ref} names no class that transformers knows in its config.json (architectures: {name!r}).")
     source, options = (str(folder) if local else ref), {"local_files_only": local, "trust_remote_code": False}
     bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is ours to show
+    logging.disable_progress_bar()  # progress is ours to show
     try:
         model = getattr(transformers, name).from_pretrained(
             source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
         )
-        processor = transformers.AutoProcessor.from_pretrained(source, **options)  # type: ignore[no-untyped-call]
+        processor = transformers.AutoProcessor.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         mend = "" if local else " Check the id and the network, or give a local folder."
         raise UserError(f"{ref} cannot be loaded: {first}.{mend}") from error
     finally:
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
     model = model.to(device).eval().requires_grad_(False)
     revision = digest(folder) if local else str(getattr(model.config, "_commit_hash", None) or "unknown")
     return model, processor, revision

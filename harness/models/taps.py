@@ -93,7 +93,7 @@ def tap(attention: nn.Module, listener: Listener) -> Iterator[None]:
     """Show every call of an attention layer to `listener` while the context lasts; taps may be nested."""
     if _TAP not in attention.__dict__:
         attention.__dict__[_TAP] = _Tap(attention.config)
-        attention.config = copy.copy(attention.config)  # type: ignore[arg-type]
+        attention.config = copy.copy(attention.config)
         attention.config._attn_implementation_internal = _PREFIX + attention.config._attn_implementation  # type: ignore
     mine: _Tap = attention.__dict__[_TAP]
     mine.listeners.append(listener)
