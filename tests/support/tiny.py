@@ -9,22 +9,31 @@ SPOKEN = "what colour is the ball how many dogs are there red green blue one two
 WORDS = (*SPECIAL, "USER", "ASSISTANT", ":", "?", *dict.fromkeys(SPOKEN.split()))
 
 
-def llava_config(*, grid: int = 4, vision_layers: int = 5, llm_layers: int = 6, hidden: int = 64):
-    """Configuration of a tiny LLaVA: a CLIP tower with a class token, grouped-query attention in a Llama."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+def llava_config(
+    *,
+    grid: int = 4,
+    vision_layers: int = 5,
+    llm_layers: int = 6,
+    hidden: int = 64,
+    tower: str = "clip",
+    llm: str = "llama",
+):
+    """Configuration of a tiny LLaVA: by default a CLIP tower with a class token, grouped-query attention in a Llama."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig, Qwen2Config, SiglipVisionConfig
 
-    vision = CLIPVisionConfig(
+    vision = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[tower](
         hidden_size=32, intermediate_size=64, num_hidden_layers=vision_layers, num_attention_heads=4, patch_size=8,
         image_size=8 * grid,
     )  # fmt: skip
-    text = LlamaConfig(
+    windowless = {"sliding_window": None} if llm == "mistral" else {}
+    text = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[llm](
         hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=llm_layers, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=len(WORDS), max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0,
+        pad_token_id=0, **windowless,
     )  # fmt: skip
     return LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=WORDS.index("<image>"), vision_feature_layer=-2,
-        vision_feature_select_strategy="default", image_seq_length=grid * grid,
+        vision_feature_select_strategy="default" if tower == "clip" else "full", image_seq_length=grid * grid,
     )  # fmt: skip
 
 
@@ -66,7 +75,7 @@ def processor(grid: int = 4):
     )  # fmt: skip
 
 
-def save_llava(folder: Path, seed: int = 0, **shape: int) -> Path:
+def save_llava(folder: Path, seed: int = 0, **shape) -> Path:
     """Write a whole checkpoint that `from_pretrained` loads; the same seed writes the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     llava_model(llava_config(**shape), seed).save_pretrained(folder)
