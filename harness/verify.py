@@ -30,7 +30,7 @@ class FileReport:
             method can compute it), `skipped` (whole models with weights, which other tests hold).
         right, expected: arrays that are equal, and arrays compared.
         first_wrong: the first key that differs.
-        listed: cases that were not run, with the reason as the last word of a line.
+        listed: cases that were not run, each with its reason.
     """
 
     file: str
@@ -70,12 +70,11 @@ def verify_reference(reference: Path, dump: Path | None = None, methods: Iterabl
         methods: names to run, default all.
 
     Raises:
-        UserError: a folder without an index, a file that cannot be read, an unknown method, an unwritable dump.
+        UserError: a folder without an index, a file that cannot be read or lacks an array, an unknown method, an
+            unwritable dump.
     """
     index = _read_index(reference)
-    wanted = set(methods) if methods is not None else None
-    for name in wanted or ():
-        registry("methods").get(name)
+    wanted = {registry("methods").get(name).name for name in methods} if methods is not None else None
     if dump is not None:
         try:
             dump.mkdir(parents=True, exist_ok=True)
@@ -126,7 +125,11 @@ def _file(path: Path, entry: Mapping[str, object], dump: Path | None) -> FileRep
             listed.append(f"{case}: {reason}")
             expected = {k: v for k, v in expected.items() if not k.startswith(f"{case}/")}
             continue
-        found |= {f"{case}/out/{name}": array for name, array in replay(arrays).items()}
+        try:
+            made = replay(arrays)
+        except KeyError as error:
+            raise UserError(f"{path}: case {case} lacks the array in/{error.args[0]}, which {method} needs.") from error
+        found |= {f"{case}/out/{name}": array for name, array in made.items()}
     if dump is not None:
         np.savez_compressed(dump / path.name, **found)  # type: ignore[arg-type]
     free, tolerance = _patterns(entry, "order_free"), entry.get("tolerance", {})

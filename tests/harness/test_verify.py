@@ -91,6 +91,11 @@ def test_a_folder_that_holds_no_arrays_is_named(tmp_path):
         verify_reference(tmp_path)
 
 
+def test_a_missing_input_is_named(tmp_path):
+    with pytest.raises(UserError, match="case c lacks the array in/k, which divprune needs"):
+        verify_reference(folder(tmp_path, c__in__features=POINTS))
+
+
 def test_an_unknown_method_is_named(tmp_path):
     with pytest.raises(UserError, match="divprun"):
         verify_reference(folder(tmp_path, **case([0, 1])), methods=["divprun"])
