@@ -8,13 +8,12 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from .harness.contracts import UserError
+from .harness.contracts import Convention, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,28 +38,7 @@ Budgets = Annotated[list[str] | None, typer.Option("--budget", help="64 (tokens)
 Models = Annotated[list[str] | None, typer.Option("--model", help="A folder or hub id of a vision-language model.")]
 
 
-class Listed(StrEnum):
-    """What `toksweep list` shows."""
-
-    methods = "methods"
-    tasks = "tasks"
-    models = "models"
-    metrics = "metrics"
-
-
-class ConventionChoice(StrEnum):
-    """Which count a budget means."""
-
-    mean = "mean"
-    entering = "entering"
-    after_cut = "after_cut"
-
-
-class SubsetChoice(StrEnum):
-    """Which samples a limit takes."""
-
-    stratified = "stratified"
-    first = "first"
+Listed = Literal["methods", "tasks", "models", "metrics"]
 
 
 @app.callback()
@@ -81,10 +59,10 @@ def sweep(
     out: Out = None,
     limit: Annotated[int | None, typer.Option(help="At most this many samples of each task.")] = None,
     subset: Annotated[
-        SubsetChoice | None, typer.Option(help="Which samples --limit takes [default: stratified].")
+        Literal["stratified", "first"] | None, typer.Option(help="Which samples --limit takes [default: stratified].")
     ] = None,
     budget_convention: Annotated[
-        ConventionChoice | None, typer.Option(help="Which token count --budget means [default: mean over LLM layers].")
+        Convention | None, typer.Option(help="Which token count --budget means [default: mean over LLM layers].")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds of stochastic methods [default: 0 1 2].")] = None,
     floors: Annotated[bool | None, typer.Option("--floors/--no-floors", help="Add the floors to VQA sweeps.")] = None,
@@ -112,8 +90,8 @@ def sweep(
 
     flags = {
         "tasks": task, "methods": method, "budgets": budget, "models": model, "data": _pairs(data or []), "out": out,
-        "limit": limit, "subset": subset and subset.value,
-        "budget_convention": budget_convention and budget_convention.value,
+        "limit": limit, "subset": subset,
+        "budget_convention": budget_convention,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
         "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces, "latency": latency, "keep_outputs": keep_outputs,
         "retry_failed": retry_failed or None,
@@ -184,7 +162,7 @@ def check(
 
     results = ResultsFolder(folder)
     if update_baseline:
-        write_baseline(baseline, make_baseline(results))
+        write_baseline(make_baseline(results), baseline)
         _print_json({"baseline": str(baseline)}) if as_json else typer.echo(f"Wrote {baseline}")
         return
     options = {} if margin is None else {"margin": margin}
@@ -217,9 +195,7 @@ def cost(
     method: Methods = None,
     budget: Budgets = None,
     text_tokens: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt.")] = 64,
-    budget_convention: Annotated[
-        ConventionChoice, typer.Option(help="Which token count --budget means.")
-    ] = ConventionChoice.mean,
+    budget_convention: Annotated[Convention, typer.Option(help="Which token count --budget means.")] = "mean",
     dtype: Annotated[str, typer.Option(help="For the size of the KV cache.")] = "bf16",
     as_json: Json = False,
 ) -> None:
@@ -227,7 +203,7 @@ def cost(
     from .harness.cost.table import cost_table
 
     rows, refused = cost_table(
-        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=str(budget_convention), dtype=dtype
+        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype
     )
     if as_json:
         _print_json(rows)
@@ -256,17 +232,17 @@ def verify(
 
 @app.command("list")
 def list_(
-    what: Annotated[Listed, typer.Argument(help="methods, tasks, models or metrics.")] = Listed.methods,
+    what: Annotated[Listed, typer.Argument(help="methods, tasks, models or metrics.")] = "methods",
     as_json: Json = False,
 ) -> None:
     """Everything that a sweep can be asked for."""
     from .harness.listing import listing
 
-    rows, broken = listing(str(what))
+    rows, broken = listing(what)
     if as_json:
         _print_json(rows)
     else:
-        _print_table(rows, title=str(what))
+        _print_table(rows, title=what)
     for bad in broken:
         typer.echo(f"Broken plug-in {bad.source}: {bad.error}", err=True)
 

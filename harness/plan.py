@@ -91,9 +91,10 @@ def make_plan(spec: SweepSpec) -> Plan:
     for name in spec.tasks:
         entry = registry("tasks").get(name)
         family = str(entry.meta["family"])
+        asked_models = _models(family, name, models)
         samples, subset = _subset(_samples(entry, spec), spec)
         metrics = _metrics(entry, spec)
-        for model in _models(family, name, models):
+        for model in asked_models:
             expander = _Expander(spec, entry, family, model, samples, subset, metrics)
             cells, refusals, count = expander.expand()
             refused += refusals
@@ -268,7 +269,11 @@ class _Expander:
 
     def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
         return Refused(
-            self.task.name, self.model.ref if self.model else None, choice.label, budget and budget.text, reason
+            self.task.name,
+            self.model.ref if self.model else None,
+            choice.label,
+            budget.text if budget else None,
+            reason,
         )
 
     def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Cell:

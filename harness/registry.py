@@ -150,14 +150,15 @@ class Entry:
 
     def load(self) -> Callable[..., object]:
         """Import the module and return the decorated function or class."""
-        return getattr(_import(self.module, self.path), self.attribute)
+        loaded: Callable[..., object] = getattr(_import(self.module, self.path), self.attribute)
+        return loaded
 
     def parameters(self) -> dict[str, object]:
         """Names and defaults of what a user may set: keyword-only arguments, or the fields of a class."""
         target = self.load()
-        kinds = (inspect.Parameter.KEYWORD_ONLY,)
+        kinds = {inspect.Parameter.KEYWORD_ONLY}
         if inspect.isclass(target):
-            kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         found = inspect.signature(target).parameters.values()
         return {p.name: p.default for p in found if p.kind in kinds}
 

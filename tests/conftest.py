@@ -14,3 +14,21 @@ def llava_folder(tmp_path_factory):
     import tiny
 
     return tiny.save_llava(tmp_path_factory.mktemp("models") / "tiny-llava")
+
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """Run a command in this process, which saves the imports: its exit code, standard output and standard error."""
+    import sys
+
+    from toksweep.cli import main
+
+    def run(*args, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["toksweep", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return (end.value.code, *capsys.readouterr())
+
+    return run

@@ -263,15 +263,15 @@ def test_changing_a_method_recomputes_it_and_its_old_records_leave_the_table(tmp
         (["list", "meals"], "meals"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(args, says, tmp_path):
+def test_a_mistake_is_one_sentence_and_exit_code_2(args, says, tmp_path, here):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
     (tmp_path / "bad.yaml").write_text("tasks: [a\n")
-    done = toksweep(*args, cwd=tmp_path, check=False)
-    assert done.returncode == 2, done.stderr
-    assert re.search(says, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    code, printed, told = here(*args, cwd=tmp_path)
+    assert code == 2
+    assert re.search(says, told), told
+    assert "Traceback" not in told
+    assert printed == ""
 
 
 def test_a_dry_run_shows_the_plan_and_why_what_is_refused_is_refused(tmp_path):
