@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Picture = NDArray[np.float64]
+
 CAP_DB = 100.0
 """PSNR of equal pictures is infinite; every value is cut here, far above the 48 dB of one level everywhere."""
 WINDOW = 11
 """Side of the Gaussian window of SSIM (standard deviation 1.5), in pixels."""
 MULTI_SCALE_SIDE = WINDOW * 2**4
 """The window must fit the fifth scale of MS-SSIM, at a sixteenth of the size."""
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""The paper's powers, finest scale first."""
+NO_LUMINANCE = 1e6
+"""A K1 so large that SSIM's luminance term is 1 to twelve digits, and its contrast-structure term is left."""
 
 
 @metric("psnr", family="reconstruction", unit="dB", higher_is_better=True)
@@ -80,21 +86,8 @@ class Ssim:
         Raises:
             ValueError: the output lacks a picture, or its size differs from the original's.
         """
-        from skimage.metrics import structural_similarity
-
-        ours, original = (picture / 255.0 for picture in _pair(output, sample, memo))
-        if min(original.shape[:2]) < WINDOW:
-            return []
-        value = structural_similarity(
-            original,
-            ours,
-            data_range=1.0,
-            channel_axis=2,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        return [Item(float(value))]
+        ours, original = _pair(output, sample, memo)
+        return [Item(_similarity(ours / 255, original / 255))] if min(original.shape[:2]) >= WINDOW else []
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         return [{}] if min(sample.images[0]().size) >= WINDOW else []
@@ -102,11 +95,13 @@ class Ssim:
 
 @metric("ms_ssim", family="reconstruction", unit="", higher_is_better=True)
 class MultiScaleSsim:
-    """Multi-scale structural similarity (Wang et al. 2003), five scales, as torchmetrics computes it in float32.
+    """Multi-scale structural similarity (Wang et al. 2003) out of scikit-image's SSIM at five scales.
 
-    The luminance term of the last scale is averaged over the reflected border too, as torchmetrics does; negative terms
-    count as 0. A picture with a side below 176 pixels, where the window does not fit the last scale, is not scored:
-    fewer scales would be another measure. Its worst value is 0.
+    The product of the mean contrast-structure terms of the first four scales and of the mean SSIM of the fifth, to the
+    powers of the paper; a scale is half the one before by means of 2 x 2 pixels; a negative mean counts as 0. Windows
+    lie whole within the picture at every scale: a picture with a side below 176 pixels, where the fifth has no room for
+    one, is not scored, since fewer scales would be another measure. Its worst value is 0. (torchmetrics' MS-SSIM also
+    averages the fifth scale's mirrored border in, and differs by some thousandths.)
     """
 
     name = "ms_ssim"
@@ -117,7 +112,7 @@ class MultiScaleSsim:
 
     def protocol(self) -> str:
         """Scales, window, data range and border."""
-        return "rgb;5-scales;gauss11-s1.5;range1;relu;reflect-last;min-side=176"
+        return "rgb;5-scales-mean2;gauss11-s1.5;range1;relu;valid;min-side=176"
 
     def score(self, output: Output, sample: Sample, memo: Memo) -> list[Item]:
         """One item per picture of at least 176 x 176 pixels.
@@ -125,19 +120,42 @@ class MultiScaleSsim:
         Raises:
             ValueError: the output lacks a picture, or its size differs from the original's.
         """
-        import torch
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
         pair = _pair(output, sample, memo)
         if min(pair[1].shape[:2]) < MULTI_SCALE_SIDE:
             return []
-        ours, original = (torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255 for p in pair)
-        value = multiscale_structural_similarity_index_measure(ours, original, data_range=1.0, normalize="relu")
-        assert isinstance(value, torch.Tensor)
-        return [Item(float(value))]
+        ours, original = (picture / 255 for picture in pair)
+        product = 1.0
+        for weight in SCALE_WEIGHTS[:-1]:
+            product *= max(0.0, _similarity(ours, original, NO_LUMINANCE)) ** weight
+            ours, original = _half(ours), _half(original)
+        return [Item(product * max(0.0, _similarity(ours, original)) ** SCALE_WEIGHTS[-1])]
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         return [{}] if min(sample.images[0]().size) >= MULTI_SCALE_SIDE else []
+
+
+def _similarity(ours: Picture, original: Picture, luminance: float = 0.01) -> float:
+    """Mean SSIM of two pictures in [0, 1]; `luminance` is the constant K1."""
+    from skimage.metrics import structural_similarity
+
+    value = structural_similarity(
+        original,
+        ours,
+        data_range=1.0,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        K1=luminance,
+    )
+    return float(value)
+
+
+def _half(picture: Picture) -> Picture:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    halved: Picture = picture[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean((1, 3))
+    return halved
 
 
 def _pair(output: Output, sample: Sample, memo: Memo) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

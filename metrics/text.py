@@ -92,10 +92,12 @@ class TextSimilarity(_TextMetric):
 
 def similarity(first: str, second: str) -> float:
     """1 - Levenshtein distance / longer length; 1 for two empty strings."""
-    from torchmetrics.functional.text import edit_distance
-
-    longer = max(len(first), len(second))
-    return 1.0 if not longer else 1.0 - float(edit_distance([first], [second])) / longer
+    distances = list(range(len(second) + 1))
+    for i, a in enumerate(first, 1):
+        diagonal, distances[0] = distances[0], i
+        for j, b in enumerate(second, 1):
+            diagonal, distances[j] = distances[j], min(distances[j] + 1, distances[j - 1] + 1, diagonal + (a != b))
+    return 1.0 - distances[-1] / max(len(first), len(second), 1)
 
 
 def _cut(image: Image, region: Region) -> Image:

@@ -251,5 +251,5 @@ def _tesseract(*arguments: str, given: bytes = b"") -> str:
     program = shutil.which("tesseract")
     if program is None:
         raise UserError(f"The text recogniser tesseract is not installed: {HOW['tesseract']}.")
-    done = subprocess.run([program, *arguments], input=given, capture_output=True, check=True)  # noqa: S603
+    done = subprocess.run([program, *arguments], input=given, capture_output=True, check=True)
     return done.stdout.decode()

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]
 
-SIZES = {"t1": ((1280, 886), ((1024, 709), (512, 354))), "astronaut": ((512, 512), ((512, 512), (256, 256)))} | {
-    "grace_hopper": ((512, 600), ((512, 600), (256, 300)))
-}
-"""Size of each whole picture, and the sizes at which it is shown."""
-CLOSE, CLOSE_SIDE = 2.2, 256
-"""Each face is also shown alone: a square of so many times its box, at so many pixels a side."""
+FULL = {"t1": (1280, 886), "astronaut": (512, 512), "grace_hopper": (512, 600)}
+"""Size of each whole picture in pixels."""
+SHOWN = {"t1": ((640, 443),), "astronaut": ((512, 512), (256, 256)), "grace_hopper": ((512, 600), (256, 300))}
+"""Sizes at which the whole pictures are shown."""
+CLOSE, CLOSE_SIDE = (2.2, 4.0), 256
+"""Faces are also shown alone: a square of so many times the box, in turns, at so many pixels a side."""
 
 
 class Face(TypedDict):
@@ -41,7 +41,7 @@ class Face(TypedDict):
     licence="see tasks/reconstruction/split.json",
 )
 def faces(folder: Path | None) -> list[Sample]:
-    """Faces of insightface's, scikit-image's and matplotlib's pictures, each at three scales, or of a folder.
+    """Faces of insightface's, scikit-image's and matplotlib's pictures, each at two or three scales, or of a folder.
 
     The folder holds an `annotations.jsonl` with `box` or `boxes`, or TokBench's `annotations/face_meta.json` with key
     points.
@@ -56,13 +56,13 @@ def faces(folder: Path | None) -> list[Sample]:
     )["faces"]  # fmt: skip
     samples = []
     for source, found in known.items():
-        full, sizes = SIZES[source]
+        full = FULL[source]
         path = photograph(source).path
         data = path.read_bytes()
         whole = (0.0, 0.0, float(full[0]), float(full[1]))
-        views = [(f"{source}-{size[0]}", whole, size, found) for size in sizes]
+        views = [(f"{source}-{size[0]}", whole, size, found) for size in SHOWN[source]]
         for number, one in enumerate(found):
-            square = _around(one["box"], full)
+            square = _around(one["box"], CLOSE[number % len(CLOSE)], full)
             views.append((f"{source}-face{number}", square, (CLOSE_SIDE, CLOSE_SIDE), [one]))
         for name, area, size, shown in views:
             regions = tuple(_region(f, area, size) for f in shown)
@@ -71,9 +71,9 @@ def faces(folder: Path | None) -> list[Sample]:
     return samples
 
 
-def _around(box: Sequence[float], full: tuple[int, int]) -> Box:
-    """A square around a box, moved into the picture."""
-    side = round(min(CLOSE * max(box[2] - box[0], box[3] - box[1]), *full))
+def _around(box: Sequence[float], times: float, full: tuple[int, int]) -> Box:
+    """A square of so many times a box around it, moved into the picture."""
+    side = round(min(times * max(box[2] - box[0], box[3] - box[1]), *full))
     left, top = (
         min(max(0, round((box[i] + box[i + 2] - side) / 2)), full[i] - side) for i in (0, 1)
     )  # fmt: skip

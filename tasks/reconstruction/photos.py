@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]
 
 PARTS: dict[str, tuple[Box, ...]] = {
-    "astronaut": ((0, 0, 512, 512),),
-    "camera": ((0, 0, 512, 512),),
-    "chelsea": ((0, 0, 451, 300),),
-    "coffee": ((0, 0, 600, 400),),
+    "astronaut": ((64, 0, 448, 384),),
+    "camera": ((80, 40, 464, 424),),
+    "chelsea": ((33, 0, 417, 300),),
+    "coffee": ((108, 8, 492, 392),),
     "hubble": ((0, 0, 384, 384), (500, 400, 884, 784)),
-    "moon": ((0, 0, 512, 512),),
-    "motorcycle": ((0, 0, 370, 500), (370, 0, 740, 500)),
+    "moon": ((64, 64, 448, 448),),
+    "motorcycle": ((0, 58, 370, 442), (370, 58, 740, 442)),
     "retina": ((100, 500, 484, 884), (600, 500, 984, 884)),
-    "rocket": ((0, 0, 640, 427),),
+    "rocket": ((128, 22, 512, 406),),
 }
-"""The parts of scikit-image's photographs that are shown, unscaled: whole where they are small."""
+"""The parts of scikit-image's photographs that are shown, unscaled: left, top, right, bottom."""
 
 
 @task(
