@@ -142,6 +142,56 @@ def test_every_position_rule_decodes_as_a_recomputation_would(llava, place, posi
     close(step.logits, again.logits)
 
 
+class Classy:
+    """Keeps the class token in front of the first patches."""
+
+    def reduce(self, view, keep):
+        size, n, _ = view.tokens.shape
+        assert view.class_index == n - 1
+        assert view.origin[:, -1].eq(-1).all()
+        return Reduction.keep(torch.tensor([n - 1, *range(keep - 1)]).expand(size, keep), n, position="renumber")
+
+
+@PLAIN
+def test_a_method_may_keep_the_class_token_at_the_projector(llava):
+    batch = vlm.batch(llava)
+    schedule = lay_out((Stage("projector", 4, reads=("class_token",)),), llava.shape)
+    answer = llava.answer(batch, None, Classy(), schedule, seed=0, max_new_tokens=1)[1]
+    assert answer.visual_tokens == (8,) * 6
+    assert answer.kept_indices == ([-1, 0, 1, 2, -1, 16, 17, 18],)
+    found = llava.encode(batch, frozenset({"class_token"}))
+    kept = torch.cat([found.signals["class_token"][0], found.features[0][:3]])
+    out = llava.text_model(inputs_embeds=prompt(llava, batch, 0, kept)).last_hidden_state
+    close(llava.prefill(batch, None, Classy(), schedule, seed=0).logits[0], llava.model.lm_head(out[0, -1]))
+
+
+@dataclasses.dataclass
+class Uneven:
+    """Keeps another number of tokens of every picture."""
+
+    position: str = "keep"
+
+    def reduce(self, view, keep):
+        n = view.tokens.shape[1]
+        counts = view.tokens[:, 0].argmax(-1) % (n - 1) + 1
+        return Reduction.keep([torch.arange(int(c)) for c in counts], n, position=self.position)
+
+
+@pytest.mark.parametrize("position", ["keep", "renumber"])
+@pytest.mark.parametrize("stage", [Stage("projector", 8), Stage("decoder", 8, layer=2)])
+def test_pictures_may_keep_different_numbers_of_tokens(llava, stage, position):
+    batch = vlm.batch(llava)
+    schedule = lay_out((stage, Stage("decoder", 3, layer=4)), llava.shape)
+    options = {"seed": 0, "max_new_tokens": 3, "budget_kind": "adaptive"}
+    answers = llava.answer(batch, None, Uneven(position), schedule, **options)
+    assert len({a.visual_tokens[3] for a in answers}) == 2
+    for row, answer in enumerate(answers):
+        assert answer.visual_tokens[3] == len(answer.kept_indices[0])
+        assert answer.visual_tokens[5] == len(answer.kept_indices[1])
+        one, _ = llava.single(batch, None, row)
+        assert llava.answer(one, None, Uneven(position), schedule, **options) == [answer]
+
+
 # -------------------------------------------------------------------------------------------------------------- decoder
 
 
