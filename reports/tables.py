@@ -140,10 +140,19 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
         made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
         parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & cells["slice"].notna()]
+        made.sort(key=_order)
         slices = tuple(_slice(r) for r in as_rows(parts))
         family = str(rows["family"].iloc[0])
         found.append(Section(task, subset, family, columns, costs, varying, tuple(made), sentence(rows), slices))
     return found
+
+
+def _order(row: Row) -> tuple[bool, float, float]:
+    """Untouched cells first, then by budget, the best under the first metric on top; what has no value goes last."""
+    column, entry = next(iter(row.entries.items()))
+    goodness = entry.value if column.higher_is_better else -entry.value
+    budget = 0.0 if math.isnan(row.budget_value) else row.budget_value
+    return row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
 
 
 def _telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
