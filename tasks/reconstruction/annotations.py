@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +37,7 @@ def size_slices(kind: Literal["text", "face"], ratio: float, long_side: int) -> 
         long_side: of the picture in pixels; the bins are TokBench's for the nearest of 256, 512 and 1024 below it.
     """
     setting = max((s for s in EDGES[kind] if s <= long_side), default=256)
-    edges = EDGES[kind][setting]
-    for name, low, high in zip(("small", "medium", "large"), edges, edges[1:], strict=True):
+    for name, (low, high) in zip(("small", "medium", "large"), pairwise(EDGES[kind][setting]), strict=True):
         if low <= ratio < high:
             return {"size": name}
     return {}
