@@ -133,7 +133,7 @@ def _sample(record: SampleRecord, mean_over: Mapping[str, str]) -> dict[str, Any
 
 
 def pack(indices: object) -> str:
-    """Indices in their order as text, runs shortened: [3, 7, 8, 9] is `3,7-9`; lists in a list are parted by `;`."""
+    """Indices in their order as text, runs shortened: [3, 7, 8, 9] is `3,7:9`; merged rows are parted by `;`."""
     assert isinstance(indices, Sequence)
     if any(isinstance(i, Sequence) for i in indices):
         return ";".join(pack(part) for part in indices)
@@ -144,14 +144,20 @@ def pack(indices: object) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return ",".join(str(a) if a == b else f"{a}:{b}" for a, b in runs)
 
 
 def unpack(text: str) -> set[tuple[int, int]]:
-    """The set that `pack` wrote, as (list, index) pairs."""
-    found: set[tuple[int, int]] = set()
-    for part, packed in enumerate(text.split(";")):
-        for run in filter(None, packed.split(",")):
-            first, _, last = run.partition("-")
-            found |= {(part, i) for i in range(int(first), int(last or first) + 1)}
+    """What `pack` wrote as a set: (0, index) for each token kept, (first member, member) for each member of a merge."""
+    rows = [_members(row) for row in text.split(";")]
+    if len(rows) == 1:
+        return {(0, index) for index in rows[0]}
+    return {(row[0], index) for row in rows for index in row}
+
+
+def _members(packed: str) -> list[int]:
+    found: list[int] = []
+    for run in filter(None, packed.split(",")):
+        first, _, last = run.partition(":")
+        found += range(int(first), int(last or first) + 1)
     return found

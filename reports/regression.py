@@ -11,10 +11,8 @@ from ..harness.contracts import UserError
 from ..metrics.statistics import Interval, noninferiority
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import ResultsFolder
-from .baseline import make_baseline, read_baseline, unpack, write_baseline
+from .baseline import make_baseline, unpack
 from .pairing import Scored, pair
-
-__all__ = ["CheckResult", "Finding", "check", "make_baseline", "read_baseline", "write_baseline"]
 
 Level = Literal["regression", "unproven", "note"]
 MARGIN = 0.01

@@ -266,10 +266,14 @@ def test_packed_indices_unpack_to_the_same_set(indices):
     assert unpack(pack(indices)) == {(0, i) for i in indices}
 
 
-def test_packed_lists_of_lists_stay_apart():
-    assert unpack(pack([[1, 2], [2]])) == {(0, 1), (0, 2), (1, 2)}
+def test_packed_merges_stay_apart_whatever_their_order():
+    assert unpack(pack([[1, 2], [4]])) == unpack(pack([[4], [1, 2]])) == {(1, 1), (1, 2), (4, 4)}
+
+
+def test_class_token_in_a_merge_survives_packing():
+    assert unpack(pack([[-1, 0, 3], [5]])) == {(-1, -1), (-1, 0), (-1, 3), (5, 5)}
 
 
 def test_packing_keeps_the_order():
-    assert pack([3, 7, 8, 9]) == "3,7-9"
+    assert pack([3, 7, 8, 9]) == "3,7:9"
     assert pack([9, 8]) != pack([8, 9])
