@@ -85,14 +85,15 @@ def open_model(
     family = _family(ref, config)
     shape, info = family.describe(config)
     kind = check_platform(device, dtype, attention)
-    model, processor, revision = load(ref, config, device=device, dtype=kind, attention=attention)
+    model, processor, revision = load(ref, family.architecture, device=device, dtype=kind, attention=attention)
     return family(model, processor, shape, info, revision)
 
 
 def _family(ref: str, config: PretrainedConfig) -> type[VisionLanguageModel]:
-    if config.model_type not in FAMILIES:
-        named = ", ".join(config.architectures or [config.model_type])
-        raise UserError(f"{ref} is a {named}, which no family serves; there are: {', '.join(sorted(FAMILIES))}.")
-    module, name = FAMILIES[config.model_type]
-    family: type[VisionLanguageModel] = getattr(importlib.import_module(f".{module}", __name__), name)
-    return family
+    if config.model_type in FAMILIES:
+        module, name = FAMILIES[config.model_type]
+        family: type[VisionLanguageModel] = getattr(importlib.import_module(f".{module}", __name__), name)
+        if family.architecture in (config.architectures or [family.architecture]):
+            return family
+    named = ", ".join(config.architectures or [config.model_type])
+    raise UserError(f"{ref} is a {named}, which no family serves; there are: {', '.join(sorted(FAMILIES))}.")

@@ -54,10 +54,12 @@ class VisionLanguageModel(ABC):
     """A model of one family.
 
     Attributes:
+        architecture: the class of transformers that the family serves.
         revision: digest of weights and configuration of a local folder, or the hub's commit.
     """
 
     family: ClassVar[str]
+    architecture: ClassVar[str]
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         self.model, self.processor, self.shape, self.info, self.revision = model, processor, shape, info, revision

@@ -25,6 +25,7 @@ class Llava(VisionLanguageModel):
     """LLaVA-1.5 and its kin: one square crop per picture, every patch of one vision layer, a two-layer projector."""
 
     family = "llava"
+    architecture = "LlavaForConditionalGeneration"
 
     @staticmethod
     def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..contracts import UserError
+from .published import hub_revision
 from .taps import KERNELS
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
@@ -53,9 +51,9 @@ def check_platform(device: str, dtype: str, attention: str) -> torch.dtype:
 
 
 def load(
-    ref: str, config: PretrainedConfig, *, device: str, dtype: torch.dtype, attention: str
+    ref: str, architecture: str, *, device: str, dtype: torch.dtype, attention: str
 ) -> tuple[nn.Module, object, str]:
-    """Model (in evaluation mode), processor and revision.
+    """A model of the class `architecture` (in evaluation mode), its processor and its revision.
 
     Raises:
         UserError: no weights, no processor, or a hub that cannot be reached.
@@ -68,14 +66,14 @@ def load(
     local = folder.is_dir()
     if local and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         raise UserError(f"{ref} holds no weights: a model needs a *.safetensors file beside its config.json.")
-    name = (config.architectures or [""])[0]
-    if not hasattr(transformers, name):
-        raise UserError(f"{ref} names no class that transformers knows in its config.json (architectures: {name!r}).")
-    source, options = (str(folder) if local else ref), {"local_files_only": local, "trust_remote_code": False}
+    revision = digest(folder) if local else hub_revision(ref)
+    source = str(folder) if local else ref
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    options |= {} if local else {"revision": revision}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # progress is ours to show
     try:
-        model = getattr(transformers, name).from_pretrained(
+        model = getattr(transformers, architecture).from_pretrained(
             source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
         )
         processor = transformers.AutoProcessor.from_pretrained(source, **options)
@@ -86,9 +84,7 @@ def load(
     finally:
         if bars:
             logging.enable_progress_bar()
-    model = model.to(device).eval().requires_grad_(False)
-    revision = digest(folder) if local else str(getattr(model.config, "_commit_hash", None) or "unknown")
-    return model, processor, revision
+    return model.to(device).eval().requires_grad_(False), processor, revision
 
 
 def digest(folder: Path) -> str:

@@ -135,9 +135,13 @@ def test_a_class_that_no_family_serves_is_named(tmp_path):
         model_shape(str(tmp_path))
 
 
-def test_an_unknown_architecture_is_named(copy):
-    with pytest.raises(UserError, match="names no class that transformers knows"):
-        open_model(change(copy, architectures=["Nonsense"]))
+def test_another_class_of_the_same_model_type_is_named(copy):
+    with pytest.raises(UserError, match="is a LlavaLlamaForCausalLM, which no family serves"):
+        open_model(change(copy, architectures=["LlavaLlamaForCausalLM"]))
+
+
+def test_a_configuration_without_a_class_is_that_of_its_family(copy):
+    assert open_model(change(copy, architectures=None)).family == "llava"
 
 
 def test_a_tower_that_is_not_served_is_named(copy):
