@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..harness.contracts import UserError
@@ -105,10 +105,14 @@ def _cell(folder: ResultsFolder, cell: Cell) -> dict[str, Any]:
 
 
 def key(cell: Cell) -> str:
-    """What names a cell across machines: everything that makes it a point, apart from where it ran."""
+    """What names a cell across machines: everything that makes it a point, apart from where it ran.
+
+    A model in a folder goes by the folder's name, since its place differs between machines.
+    """
     budget = f"@{cell.budget}" if cell.budget else ""
     convention = f" ({cell.budget_convention})" if cell.budget_convention else ""
-    model = f" with {cell.model}" if cell.model else ""
+    local = cell.model is not None and PurePath(cell.model).is_absolute()
+    model = f" with {PurePath(cell.model).name if local else cell.model}" if cell.model else ""
     return f"{cell.label}{budget}{convention} on {cell.task}{model}, seed {cell.seed}"
 
 

@@ -29,8 +29,8 @@ def scored(record_, value: float):
 def judge(tmp_path):
     """Check records against a baseline of other records."""
 
-    def run(before, after, *, environment=ENVIRONMENT, after_cell=None, **options):
-        old = simple_folder(tmp_path / "old", before)
+    def run(before, after, *, environment=ENVIRONMENT, before_cell=None, after_cell=None, **options):
+        old = simple_folder(tmp_path / "old", before, **(before_cell or {}))
         new = simple_folder(tmp_path / "new", after, environment, **(after_cell or {}))
         return check(new, make_baseline(old), **options)
 
@@ -106,6 +106,12 @@ def test_another_dtype_counts_as_elsewhere(judge):
     before = answers(4)
     after = [replace(r, flops=1001.0) for r in before]
     assert judge(before, after, after_cell={"dtype": "bfloat16"}).exit_code == 0
+
+
+def test_a_model_in_another_folder_is_the_same_cell(judge):
+    after = {"model": "/b/tiny-llava"}
+    old = {"model": "/a/tiny-llava"}
+    assert judge(answers(4), answers(4), before_cell=old, after_cell=after).exit_code == 0
 
 
 def test_large_loss_of_many_clusters_is_a_regression(judge):
