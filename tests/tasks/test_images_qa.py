@@ -1,15 +1,13 @@
 """The task that asks a user's own questions."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
+from pictures import REAL
 from PIL import Image
 from toksweep.harness.contracts import UserError
 from toksweep.tasks.vqa.images_qa import images_qa
 
-SHARED = Path(os.environ.get("TOKSWEEP_SHARED", Path(__file__).parents[2].parent / "shared"))
 LINE = {"file": "a.png", "question": "Which colour?", "answers": ["red"]}
 
 
@@ -72,11 +70,9 @@ def test_a_folder_without_questions_is_named(tmp_path):
         images_qa(None)
 
 
-@pytest.mark.skipif(
-    not (SHARED / "data/real/vqa").is_dir(), reason="needs the folder of real questions, see TOKSWEEP_SHARED"
-)
+@pytest.mark.skipif(not (REAL / "vqa").is_dir(), reason="needs shared/data/real beside the checkout")
 def test_the_real_questions_are_all_read():
-    samples = images_qa(SHARED / "data/real/vqa")
+    samples = images_qa(REAL / "vqa")
     assert len(samples) == 132
     assert len({s.cluster_id for s in samples}) == 69
     assert all(s.images[0]().mode == "RGB" for s in samples[::20])
