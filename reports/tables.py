@@ -81,11 +81,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """All cells of one task and subset."""
+    """All cells of one task and subset; `setting` is what they share of model, dtype, attention kernel and device."""
 
     task: str
     subset: str
     family: str
+    setting: str
     columns: tuple[MetricColumn, ...]
     costs: tuple[str, ...]
     varying: tuple[str, ...]
@@ -143,7 +144,11 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         made.sort(key=_order)
         slices = tuple(_slice(r) for r in as_rows(parts))
         family = str(rows["family"].iloc[0])
-        found.append(Section(task, subset, family, columns, costs, varying, tuple(made), sentence(rows), slices))
+        settings = list(dict.fromkeys(setting_text(r) for r in as_rows(rows)))
+        setting = settings[0] if len(settings) == 1 else ""
+        found.append(
+            Section(task, subset, family, setting, columns, costs, varying, tuple(made), sentence(rows), slices)
+        )
     return found
 
 
