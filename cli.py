@@ -151,7 +151,7 @@ def check(
         bool, typer.Option("--update-baseline", help="Write the baseline from the folder.")
     ] = False,
     margin: Annotated[
-        float | None, typer.Option(help="The loss of score that still passes, in the metric's unit.")
+        float | None, typer.Option(help="The share of its score that a cell may lose [default: 0.01].")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -128,16 +128,15 @@ def _defaults(given: Mapping[str, object], *, quick: bool) -> dict[str, object]:
     shipped = read_yaml(SWEEPS / ("quick.yaml" if quick else "default.yaml"))
     tasks = _names(given.get("tasks"), "tasks")
     families = {str(registry("tasks").get(t).meta["family"]) for t in tasks}
-    out: dict[str, Any] = {"tasks": [], "methods": [], "budgets": []}
+    lists: dict[str, list[object]] = {"tasks": [], "methods": [], "budgets": []}
+    limits = []
     for family, section in shipped.items():
         assert isinstance(section, dict)
-        if families and family not in families:
-            continue
-        for key in out:
-            out[key] += [v for v in section[key] if v not in out[key]] if families or section["tasks"] else []
-        if quick and "limit" in section and (families or section["tasks"]):
-            out["limit"] = max(section["limit"], out.get("limit", 0))
-    return out
+        if family in families or (not families and section["tasks"]):
+            for key, values in lists.items():
+                values += [v for v in section[key] if v not in values]
+            limits += [section["limit"]] if "limit" in section else []
+    return {**lists, **({"limit": max(limits)} if limits else {})}
 
 
 def _validate(given: Mapping[str, object], source: str) -> SweepSpec:

@@ -35,7 +35,8 @@ def cluster_bootstrap(
 
     A bin without a single item is left out of the mean. A cluster without items is no cluster. A resample that misses a
     bin which the data have estimates something else, and is discarded; with fewer than half of the resamples left, or
-    with a single cluster, there is no interval (NaN). Equal seeds and numbers of clusters give equal resamples.
+    with a bin that has a single cluster, whose spread nothing shows, there is no interval (NaN). Equal seeds and numbers
+    of clusters give equal resamples.
 
     Args:
         sums: [clusters, bins] sums of scores.
@@ -102,6 +103,7 @@ class _Mean:
             raise ValueError("sums must be finite, counts finite and at least 0")
         self.bins = self.counts.sum(axis=0) > 0
         self.occupied = self.counts.sum(axis=1) > 0
+        self.fewest = (self.counts[:, self.bins] > 0).sum(axis=0).min(initial=len(self.counts))
 
     def under(self, weights: Array) -> Array:
         """[rounds] values under weights [rounds, clusters]; NaN where a bin that the data have is empty."""
@@ -126,7 +128,7 @@ def _interval(sides: list[_Mean], *, rounds: int, level: float, seed: int) -> In
     clusters = len(sides[0].sums)
     value = float(statistic(np.ones((1, clusters)))[0])
     occupied = np.flatnonzero(np.any([side.occupied for side in sides], axis=0))
-    if len(occupied) < 2:
+    if len(occupied) < 2 or any(side.fewest < 2 for side in sides):
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWS_AT_ONCE // len(occupied))

@@ -18,8 +18,8 @@ COLUMNS: tuple[str, ...] = (
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
-`n` counts
-samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30 clusters."""
+`n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
+clusters."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
@@ -38,8 +38,8 @@ class Score:
 class SampleRecord:
     """What happened to one sample in one cell.
 
-    `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are the ledger's:
-    `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill (mean over layers).
+    `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
+    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, mean over layers.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
     """
 

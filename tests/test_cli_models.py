@@ -99,7 +99,8 @@ def test_the_tower_sees_a_picture_once_for_all_cells_that_can_share_it(home):
         def advance(self, steps=1): ...
 
     flags = {
-        "models": [str(home / "tiny" / "model")], "tasks": ["images_qa"], "data": {"images_qa": str(home / "tiny" / "data")},
+        "models": [str(home / "tiny" / "model")], "tasks": ["images_qa"],
+        "data": {"images_qa": str(home / "tiny" / "data")},
         "methods": ["divprune", "fastv", "tome"], "budgets": ["50%", "25%"], "limit": 1, "floors": False,
         "out": home / "counted", "max_new_tokens": 1,
     }  # fmt: skip

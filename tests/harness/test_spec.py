@@ -18,6 +18,12 @@ def test_no_argument_is_the_default_sweep():
     assert default.out == Path("toksweep-out")
 
 
+def test_quick_is_smaller_and_the_users_own_limit_stands():
+    assert load_spec(None, {}, quick=True).limit == 4
+    assert load_spec(None, {"limit": 2}, quick=True).limit == 2
+    assert load_spec(None, {"tasks": ["images_qa"], "models": ["m"]}, quick=True).limit == 16
+
+
 def test_flags_replace_the_keys_of_a_file_and_defaults_fill_the_rest(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("tasks: [photos]\nmethods: [jpeg, webp]\nbudgets: [1bpp]\nlimit: 3\n")

@@ -46,8 +46,8 @@ def test_clusters_without_items_change_nothing():
 
 
 def test_resamples_that_miss_a_bin_are_discarded():
-    # The second bin lives in one cluster of three: resamples without it (8 of 27) would have another mean.
-    sums, counts = np.array([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]), np.array([[1, 1], [1, 0], [1, 0]])
+    # The second bin lives in two clusters of three: resamples without it (1 of 27) would have another mean.
+    sums, counts = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]), np.array([[1, 1], [1, 1], [1, 0]])
     got = cluster_bootstrap(sums, counts)
     assert (got.value, got.low, got.high) == (0.5, 0.5, 0.5)
 
@@ -202,3 +202,12 @@ def test_margin_must_be_finite_and_not_negative(margin):
 def test_malformed_arrays_are_refused(sums, counts):
     with pytest.raises(ValueError, match="must be"):
         cluster_bootstrap(sums, counts)
+
+
+def test_a_bin_that_one_cluster_alone_has_leaves_no_interval():
+    """Its spread cannot be seen: resamples that keep it would be all alike, and the interval falsely narrow."""
+    sums, counts = np.array([[3.0, 0.0], [0.0, 1.0]]), np.array([[3.0, 0.0], [0.0, 2.0]])
+    interval = cluster_bootstrap(sums, counts)
+    assert interval.value == 0.75
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
