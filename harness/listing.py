@@ -13,7 +13,7 @@ def listing(what: str) -> tuple[list[Row], list[Broken]]:
     """Rows of one kind, and the plug-ins that cannot be read."""
     if what == "models":
         return _stored_models(), []
-    found = registry(what)  # type: ignore[arg-type]
+    found = registry(what)
     make = {"methods": _method, "tasks": _task, "metrics": _metric}[what]
     return [make(e.name, e.kind, dict(e.meta), e.summary) for e in found], found.broken
 

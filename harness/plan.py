@@ -229,8 +229,7 @@ class _Expander:
                 try:
                     method, planned = self._fit(entry, choice, budget)
                 except Refusal as reason:
-                    if named:
-                        refused.append(self._refusal(choice, budget, str(reason)))
+                    refused.append(self._refusal(choice, budget, str(reason)))
                     continue
                 for seed in self.spec.seeds if entry.meta.get("stochastic") else self.spec.seeds[:1]:
                     cells.append(PlannedCell(self._cell(entry, choice, budget, seed), entry, method, budget, planned))

@@ -156,11 +156,13 @@ class Entry:
     def parameters(self) -> dict[str, object]:
         """Names and defaults of what a user may set: keyword-only arguments, or the fields of a class."""
         target = self.load()
-        kinds = {inspect.Parameter.KEYWORD_ONLY}
-        if inspect.isclass(target):
-            kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         found = inspect.signature(target).parameters.values()
-        return {p.name: p.default for p in found if p.kind in kinds}
+        positional = inspect.isclass(target)
+        return {
+            p.name: p.default
+            for p in found
+            if p.kind is p.KEYWORD_ONLY or (positional and p.kind is p.POSITIONAL_OR_KEYWORD)
+        }
 
     def check(self, given: Mapping[str, object]) -> dict[str, object]:
         """The parameters as given.
