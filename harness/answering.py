@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..results.records import SampleRecord
-from .bench import Bench, Observation, Opened, Quantity, failure
-from .contracts import Compressor, Output, Sample
+from .bench import Bench, Observation, Opened, Quantity, failure, record_of
+from .contracts import Compressor, Output
 from .cost.closed_form import flops_to_first_token
-from .cost.flops import selector_flops
+from .cost.flops import FlopCounter, selector_flops
 from .models import ModelInfo, open_model
 from .models.base import Answer, Batch, Encoded
 from .models.published import load_config
 from .plan import PlannedCell
-from .schedule import Schedule
+from .schedule import Schedule, untouched
 from .spec import SweepSpec
+
+log = logging.getLogger("toksweep")
 
 
 class AnsweringBench(Bench):
@@ -30,23 +34,42 @@ class AnsweringBench(Bench):
         self.model = open_model(model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention)
         self.config = load_config(model.ref)
         self._selector: dict[str, int] = {}
+        # The closed form of every record is held against the real class once: a gap is an error before any sample.
+        FlopCounter(self.config).count(untouched(self.model.shape), 64)
 
     def __exit__(self, *exception: object) -> None:
         del self.model
 
     def observe(
         self, opened: Sequence[Opened], cells: Sequence[PlannedCell]
-    ) -> Iterator[tuple[PlannedCell, Sample, Observation]]:
+    ) -> Iterator[tuple[PlannedCell, Opened, Observation]]:
         if not opened or not cells:
             return
-        samples = [o.sample for o in opened]
-        batch = self.model.prepare(samples, [o.images for o in opened])
-        shared: Encoded | None = None
+        try:
+            batch = self.model.prepare([o.sample for o in opened], [o.images for o in opened])
+        except Exception as error:
+            if len(opened) == 1:
+                yield from ((c, opened[0], Observation(failure(opened[0].sample, error, "bad_input"))) for c in cells)
+            else:
+                for item in opened:
+                    yield from self.observe([item], cells)
+            return
+        shared = self._encode(batch, [c for c in cells if not _changes_encoding(c)])
         for cell in cells:
-            if shared is None and not _changes_encoding(cell):
-                shared = self.model.encode(batch, _reads(cells))
-            for sample, seen in zip(samples, self._answer_all(cell, batch, shared), strict=True):
-                yield cell, sample, seen
+            answers = self._answer_all(cell, batch, shared)
+            for item, answer in zip(opened, answers, strict=True):
+                yield cell, item, self._seen(cell, item, answer)
+
+    def _encode(self, batch: Batch, cells: Sequence[PlannedCell]) -> Encoded | None:
+        """The vision pass that cells share; None where there is none, or where it failed and each cell tries alone."""
+        if not cells:
+            return None
+        try:
+            return self.model.encode(batch, _reads(cells))
+        except Exception as error:
+            log.warning("encoding a batch of %d failed (%s); each cell tries alone", len(batch.sample_ids), error)
+            _free_memory()
+            return None
 
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         return None if record.prediction is None else Output(text=record.prediction)
@@ -76,19 +99,17 @@ class AnsweringBench(Bench):
             "tpot": {c.cell.work_id: next_token(c) for c in cells},
         }
 
-    def _answer_all(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Observation]:
+    def _answer_all(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Answer | Exception]:
         """A batch that fails is run again sample by sample, so that one bad sample costs only itself."""
         count = len(batch.sample_ids)
         try:
-            answers = self._answer(cell, batch, shared)
-            return [self._seen(cell, a, len(batch.images_of(i))) for i, a in enumerate(answers)]
+            return [*self._answer(cell, batch, shared)]
         except Exception as error:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _free_memory()
             if count == 1:
-                return [failure(error)]
+                return [error]
         singles = [self.model.single(batch, shared, i) for i in range(count)]
-        return [seen for one, encoded in singles for seen in self._answer_all(cell, one, encoded)]
+        return [answer for one, encoded in singles for answer in self._answer_all(cell, one, encoded)]
 
     def _answer(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Answer]:
         return self.model.answer(
@@ -101,11 +122,11 @@ class AnsweringBench(Bench):
             budget_kind=cell.entry.meta.get("budget_kind", "exact"),  # type: ignore[arg-type]
         )
 
-    def _seen(self, cell: PlannedCell, answer: Answer, images: int) -> Observation:
-        schedule = _schedule(cell)
-        return Observation(
-            "ok",
-            Output(text=answer.text),
+    def _seen(self, cell: PlannedCell, opened: Opened, answer: Answer | Exception) -> Observation:
+        if isinstance(answer, Exception):
+            return Observation(failure(opened.sample, answer))
+        record = replace(
+            record_of(opened.sample, "ok"),
             prediction=answer.text,
             tokens_full=answer.tokens_full,
             tokens_per_layer=answer.visual_tokens,
@@ -114,13 +135,14 @@ class AnsweringBench(Bench):
             kept_indices=answer.kept_indices,
             flops=flops_to_first_token(
                 self.config,
-                schedule,
+                _schedule(cell),
                 answer.text_tokens,
                 answer.visual_tokens,
-                images=images,
+                images=len(opened.images),
                 selector=self._selector_flops(cell),
             ),
         )
+        return Observation(record, Output(text=answer.text))
 
     def _selector_flops(self, cell: PlannedCell) -> int:
         """Counted once per cell: they depend on shapes alone."""
@@ -130,6 +152,12 @@ class AnsweringBench(Bench):
         if cell.cell.work_id not in self._selector:
             self._selector[cell.cell.work_id] = selector_flops(self.config, schedule, compressor)
         return self._selector[cell.cell.work_id]
+
+
+def _free_memory() -> None:
+    """After a failure that may have been one of memory."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _compressor(cell: PlannedCell) -> Compressor | None:
@@ -148,5 +176,5 @@ def _changes_encoding(cell: PlannedCell) -> bool:
 
 def _reads(cells: Sequence[PlannedCell]) -> frozenset[str]:
     """What the shared vision pass must yield for all cells that use it."""
-    at_projector = (s for c in cells if not _changes_encoding(c) for s in _schedule(c).stages if s.place == "projector")
+    at_projector = (s for c in cells for s in _schedule(c).stages if s.place == "projector")
     return frozenset(name for stage in at_projector for name in stage.reads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..results.records import SampleRecord, Status
@@ -31,24 +31,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one cell did with one sample, before it is scored.
+    """What one cell did with one sample: a record without scores, and what there is to score.
 
-    `stream` is what `outputs/` keeps, with its suffix. `output` is None where the method failed; `error` says why.
+    `output` is None where the method failed; `stream` is what `outputs/` keeps, with its suffix.
     """
 
-    status: Status
+    record: SampleRecord
     output: Output | None = None
-    prediction: str | None = None
     stream: tuple[bytes, str] | None = None
-    error: str | None = None
-    tokens_full: int | None = None
-    tokens_per_layer: tuple[int, ...] | None = None
-    tokens_kv: float | None = None
-    text_tokens: int | None = None
-    kept_indices: tuple[object, ...] | None = None
-    bits: int | None = None
-    pixels: int | None = None
-    flops: float | None = None
 
 
 class Bench(AbstractContextManager["Bench"], Protocol):
@@ -58,7 +48,7 @@ class Bench(AbstractContextManager["Bench"], Protocol):
 
     def observe(
         self, opened: Sequence[Opened], cells: Sequence[PlannedCell]
-    ) -> Iterator[tuple[PlannedCell, Sample, Observation]]:
+    ) -> Iterator[tuple[PlannedCell, Opened, Observation]]:
         """Run the cells on the samples. What a method raises is an observation; only `UserError` goes through."""
 
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
@@ -70,7 +60,12 @@ class Bench(AbstractContextManager["Bench"], Protocol):
         """What the latency probe times on one sample: by quantity, then by work id."""
 
 
-def failure(error: BaseException, **known: int | None) -> Observation:
-    """A method that raised: the reason in one line, for the record."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return Observation("failed", error=f"{type(error).__name__}: {text}"[:500], **known)  # type: ignore[arg-type]
+def record_of(sample: Sample, status: Status) -> SampleRecord:
+    """A record that says nothing yet but whose it is."""
+    return SampleRecord(sample.id, sample.cluster_id, sample.fingerprint, status)
+
+
+def failure(sample: Sample, error: BaseException, status: Status = "failed") -> SampleRecord:
+    """The record of a sample that raised, with the reason in one line."""
+    text = " ".join(str(error).split())
+    return replace(record_of(sample, status), error=f"{type(error).__name__}: {text}"[:500])

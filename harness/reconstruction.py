@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..results.records import SampleRecord
-from .bench import Bench, Observation, Opened, Quantity, failure
-from .contracts import Codes, Memo, Output, RateSearch, Sample, Tokenizer
+from ..results.records import SampleRecord, Status
+from .bench import Bench, Observation, Opened, Quantity, failure, record_of
+from .contracts import Codes, Memo, Output, RateSearch, Tokenizer
 from .plan import PlannedCell
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 RAW_BITS = 24
 """Bits per pixel of the untouched 8-bit RGB picture."""
@@ -25,11 +30,11 @@ class ReconstructionBench(Bench):
 
     def observe(
         self, opened: Sequence[Opened], cells: Sequence[PlannedCell]
-    ) -> Iterator[tuple[PlannedCell, Sample, Observation]]:
+    ) -> Iterator[tuple[PlannedCell, Opened, Observation]]:
         for item in opened:
             memo = Memo()
             for cell in cells:
-                yield cell, item.sample, _observe(cell, item, memo)
+                yield cell, item, _observe(cell, item, memo)
 
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         from PIL import Image
@@ -67,8 +72,9 @@ def _tokenizer(cell: PlannedCell) -> Tokenizer:
 def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
     image = opened.images[0]
     pixels = image.width * image.height
+    record = replace(record_of(opened.sample, "ok"), pixels=pixels)
     if cell.entry.kind == "untouched":
-        return Observation("ok", Output(image=image), bits=RAW_BITS * pixels, pixels=pixels)
+        return Observation(replace(record, bits=RAW_BITS * pixels), Output(image=image))
     assert cell.budget
     tokenizer = _tokenizer(cell)
     try:
@@ -77,14 +83,16 @@ def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
         if picture.size != image.size:
             raise ValueError(f"decoded {picture.size[0]}x{picture.size[1]} pixels of {image.width}x{image.height}")
     except Exception as error:
-        return failure(error, pixels=pixels)
-    if cell.entry.meta["outputs"] == "picture":
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=1)
-        stream = (buffer.getvalue(), ".png")
-    else:
-        stream = (codes.stream, codes.suffix)
-    return Observation(
-        "infeasible" if codes.infeasible else "ok", Output(image=picture), stream=stream,
-        tokens_full=codes.tokens, bits=codes.bits, pixels=pixels,
-    )  # fmt: skip
+        return Observation(failure(opened.sample, error))
+    status: Status = "infeasible" if codes.infeasible else "ok"
+    record = replace(record, status=status, tokens_full=codes.tokens, bits=codes.bits)
+    return Observation(record, Output(image=picture), _kept(cell, codes, picture))
+
+
+def _kept(cell: PlannedCell, codes: Codes, picture: Image) -> tuple[bytes, str]:
+    """What `outputs/` holds, so that the picture can be scored again without a model."""
+    if cell.entry.meta["outputs"] == "stream":
+        return codes.stream, codes.suffix
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), ".png"

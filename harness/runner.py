@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ..results.records import SampleRecord, Score
 from ..results.store import LineWriter, ResultsFolder, new_writer_name, write_atomically
-from .bench import Bench, Observation, Opened
+from .bench import Bench, Observation, Opened, failure
 from .contracts import Item, Memo, Metric, Output, Sample, UserError
 from .plan import Group, Plan, PlannedCell
 from .reconstruction import ReconstructionBench
@@ -134,9 +134,9 @@ class _GroupRun:
                 if not self._score_again(bench, cell, item):
                     todo.setdefault(cell.cell.work_id, set()).add(item.sample.id)
         cells = [c for c in self.group.cells if c.cell.work_id in todo]
-        for cell, sample, seen in bench.observe(opened, cells):
-            if sample.id in todo[cell.cell.work_id]:
-                self._write(cell, sample, self._record(cell, sample, seen))
+        for cell, item, seen in bench.observe(opened, cells):
+            if item.sample.id in todo[cell.cell.work_id]:
+                self._write(cell, self._finished(cell, item.sample, seen))
                 self.tally.computed += 1
 
     def _open(self, sample: Sample, cells: Sequence[PlannedCell]) -> Opened | None:
@@ -146,23 +146,21 @@ class _GroupRun:
         except UserError:
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+            record = failure(sample, error, "bad_input")
             self.tally.bad_inputs += 1
             for cell in cells:
-                old = self.stored[cell.cell.work_id].get(sample.id)
-                record = SampleRecord(sample.id, sample.cluster_id, sample.fingerprint, "bad_input", error=text)
-                if old == record:  # it is looked at in every run, since the file may have been mended
-                    self.progress.advance()
+                if self.stored[cell.cell.work_id].get(sample.id) == record:
+                    self.progress.advance()  # looked at in every run, since the file may have been mended
                 else:
-                    self._write(cell, sample, record)
+                    self._write(cell, record)
             return None
 
-    def _record(self, cell: PlannedCell, sample: Sample, seen: Observation) -> SampleRecord:
-        record = SampleRecord(
-            sample.id, sample.cluster_id, sample.fingerprint, seen.status, seen.prediction, {}, seen.tokens_full,
-            seen.tokens_per_layer, seen.tokens_kv, seen.text_tokens, seen.kept_indices, seen.bits, seen.pixels,
-            seen.flops, seen.error,
-        )  # fmt: skip
+    def _finished(self, cell: PlannedCell, sample: Sample, seen: Observation) -> SampleRecord:
+        """The record with its scores, once its output is kept."""
+        record = seen.record
+        if record.status == "bad_input":
+            self.tally.bad_inputs += 1
+            return record
         if seen.stream and self.spec.keep_outputs:
             file = quote(sample.id, safe="") + seen.stream[1]
             write_atomically(self.folder.output(cell.cell.work_id, file), seen.stream[0])
@@ -181,7 +179,7 @@ class _GroupRun:
             output = bench.restore(cell, opened, record, self.folder.output(cell.cell.work_id, ""))
             if output is None:
                 return False
-        self._write(cell, opened.sample, self._scored(record, opened.sample, output))
+        self._write(cell, self._scored(record, opened.sample, output))
         self.tally.scored_again += 1
         return True
 
@@ -206,15 +204,15 @@ class _GroupRun:
             if found is not None
         }
 
-    def _write(self, cell: PlannedCell, sample: Sample, record: SampleRecord) -> None:
+    def _write(self, cell: PlannedCell, record: SampleRecord) -> None:
         work_id = cell.cell.work_id
         if work_id not in self.writers:
             self.writers[work_id] = self.folder.sample_writer(work_id, self.name)
         self.writers[work_id].append(record.to_json())
-        self.stored[work_id][sample.id] = record
+        self.stored[work_id][record.sample_id] = record
         if record.status == "failed":
             self.tally.failed += 1
-            log.debug("%s failed on %s: %s", cell.cell.label, sample.id, record.error)
+            log.debug("%s failed on %s: %s", cell.cell.label, record.sample_id, record.error)
         self.progress.advance()
 
     # --------------------------------------------------------------------------------------------------------- latency
@@ -233,23 +231,22 @@ class _GroupRun:
     def _probe(self, bench: Bench, cells: Sequence[PlannedCell]) -> None:
         from .cost.latency import probe
 
-        usable = (o for s in self.group.samples if (o := self._reopen(s)) is not None)
-        chosen = list(islice(usable, LATENCY_SAMPLES))
-        baseline = next((c.cell.work_id for c in cells if c.entry.kind == "untouched"), None)
+        fine = (s for s in self.group.samples if any(self._succeeded(c, s) for c in cells))
+        chosen = list(islice(fine, LATENCY_SAMPLES))
         self.progress.start(f"latency of {self.group.task}", len(chosen))
-        for number, opened in enumerate(chosen):
-            for quantity, cases in bench.timed(opened, cells).items():
+        for number, sample in enumerate(chosen):
+            able = [c for c in cells if self._succeeded(c, sample)]
+            baseline = next((c.cell.work_id for c in able if c.entry.kind == "untouched"), None)
+            for quantity, cases in bench.timed(open_sample(sample), able).items():
                 for work_id, timing in probe(cases, baseline, rounds=LATENCY_ROUNDS, device=self.spec.device).items():
                     writer = self.folder.latency_writer(work_id, f"{self.name}-{quantity}-{number}")
-                    writer.append({"sample_id": opened.sample.id, "quantity": quantity, **asdict(timing)})
+                    writer.append({"sample_id": sample.id, "quantity": quantity, **asdict(timing)})
                     writer.close()
             self.progress.advance()
 
-    def _reopen(self, sample: Sample) -> Opened | None:
-        stored = [self.stored[c.cell.work_id].get(sample.id) for c in self.group.cells]
-        if any(r is None or r.status in ("bad_input", "failed") for r in stored):
-            return None
-        return open_sample(sample)
+    def _succeeded(self, cell: PlannedCell, sample: Sample) -> bool:
+        record = self.stored[cell.cell.work_id].get(sample.id)
+        return record is not None and record.status in ("ok", "infeasible")
 
 
 def _worst(metric: Metric, sample: Sample) -> list[Item] | None:

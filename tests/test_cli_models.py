@@ -167,6 +167,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(home, args, says, here):
     assert "Traceback" not in told
 
 
+def test_a_question_that_a_model_cannot_be_asked_is_a_bad_input_in_every_cell(home):
+    folder = home / "odd"
+    shutil.copytree(home / "tiny" / "data", folder)
+    with Path(folder, "annotations.jsonl").open("a") as file:
+        file.write('{"file": "images/0.png", "question": "what is <image>?", "answers": ["red"]}\n')
+    flags = [*FLAGS[:5], "images_qa=odd", "--max-new-tokens", "1", "--batch-size", "4", "--no-floors"]
+    toksweep("sweep", *flags, "--method", "divprune", "--budget", "8", "--out", "odd-out", cwd=home)
+    cells = headline(home / "odd-out")
+    assert set(cells.n_bad_input) == {1}
+    assert set(cells.n) == {6}
+
+
 def test_a_malformed_question_file_names_its_line(home, here):
     folder = home / "broken"
     shutil.copytree(home / "tiny" / "data", folder)
