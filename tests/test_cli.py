@@ -147,7 +147,7 @@ def test_a_corrupt_picture_is_counted_in_every_cell_alike(tmp_path):
 
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    Image.fromarray(data.astronaut()[:96, :96]).save(pictures / "good.png")
+    Image.fromarray(data.astronaut()[:192, :192]).save(pictures / "good.png")
     (pictures / "bad.png").write_bytes((pictures / "good.png").read_bytes()[:500])
     toksweep("sweep", *CODECS, "--data", f"photos={pictures}", "--out", "r", cwd=tmp_path)
     cells = table(tmp_path / "r")

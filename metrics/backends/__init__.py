@@ -12,6 +12,9 @@ from typing import Literal
 
 OCR = ("rapidocr", "easyocr", "doctr", "tesseract")
 FACES = ("dlib", "insightface", "insightface:buffalo_l")
+NEED_OPENCV = ("easyocr", "doctr", "insightface", "insightface:buffalo_l")
+"""Backends that import `cv2`; the defaults must not, because a server may lack the libraries that its wheel needs."""
+OPENCV_MEND = "apt-get install libgl1 libglib2.0-0"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class BackendStatus:
 
 
 def survey() -> list[BackendStatus]:
-    """All backends, without importing any: a look for packages and weights."""
+    """All backends, without importing any but OpenCV: a look for packages and weights."""
     from . import faces, ocr
 
     return [*ocr.survey(), *faces.survey()]
@@ -36,6 +39,22 @@ def package_folder(module: str) -> Path | None:
     """Where a package is installed, found without running its code; None where it is not."""
     spec = importlib.util.find_spec(module)
     return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def opencv_fault(backend: str) -> str | None:
+    """Why a backend lacks OpenCV, which `OPENCV_MEND` mends; None where it imports or is not needed."""
+    reason = _opencv_error() if backend in NEED_OPENCV else None
+    return f"it needs OpenCV, which cannot be imported ({reason})" if reason else None
+
+
+@cache
+def _opencv_error() -> str | None:
+    # Once: after a failure, OpenCV's loader gives another reason at the second attempt.
+    try:
+        importlib.import_module("cv2")
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def installed_version(distribution: str) -> str | None:

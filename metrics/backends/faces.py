@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ...harness.contracts import Region, Sample, UserError
-from . import FACES, BackendStatus, file_digest, installed_version, package_folder
+from . import FACES, OPENCV_MEND, BackendStatus, file_digest, installed_version, opencv_fault, package_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,8 +86,8 @@ def check(backend: str, accept_licence: tuple[str, ...] = ()) -> None:
     """Look, without loading, whether a backend can run.
 
     Raises:
-        UserError: an unknown name, a package that is not installed, or weights that are not at hand and whose licence
-            was not accepted.
+        UserError: an unknown name, a package that is not installed, weights that are not at hand and whose licence was
+            not accepted, or OpenCV where the backend needs it and it cannot be imported.
     """
     if backend not in FACES:
         raise UserError(f"There is no face embedder {backend!r}: --faces takes {', '.join(FACES)}.")
@@ -95,17 +95,21 @@ def check(backend: str, accept_licence: tuple[str, ...] = ()) -> None:
         raise UserError(f"The face embedder {backend} is not installed: {_how(backend)}.")
     if backend != "dlib" and _weights(backend)[0] is None and PACKS[backend][0] not in accept_licence:
         raise UserError(f"The weights of {backend} are missing: {_how(backend)}.")
+    if fault := opencv_fault(backend):
+        raise UserError(f"The face embedder {backend} cannot run, for {fault}: {OPENCV_MEND}.")
 
 
 def survey() -> list[BackendStatus]:
     """The embedders, in the order of `FACES`."""
     found = []
     for name in FACES:
-        ready, detail = _package_ready(name), "not installed"
+        ready, detail, how = _package_ready(name), "not installed", _how(name)
         if ready:
             ready = all(_weights(name))
             detail = f"{_version(name)}, weights {'at hand' if ready else 'missing'}"
-        found.append(BackendStatus(name, "faces", ready, detail, _how(name)))
+            if fault := opencv_fault(name):
+                ready, detail, how = False, fault, OPENCV_MEND
+        found.append(BackendStatus(name, "faces", ready, detail, how))
     return found
 
 

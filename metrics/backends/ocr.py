@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import unicodedata
@@ -10,15 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...harness.contracts import UserError
-from . import OCR, BackendStatus, file_digest, installed_version, package_folder
+from . import OCR, OPENCV_MEND, BackendStatus, file_digest, installed_version, opencv_fault, package_folder
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    Pixels = NDArray[np.float32]
 
 Rule = Literal["alnum-lower", "exact"]
 """How transcripts compare: letters and digits of ASCII without case, or every sign as it is."""
@@ -77,24 +81,29 @@ def check(backend: str) -> None:
     """Look, without loading, whether a backend can run.
 
     Raises:
-        UserError: an unknown name, or a package that is not installed.
+        UserError: an unknown name, a package that is not installed, or OpenCV where the backend needs it and it cannot
+            be imported.
     """
     if backend not in OCR:
         raise UserError(f"There is no text recogniser {backend!r}: --ocr takes {', '.join(OCR)}.")
     if not _package_ready(backend):
         raise UserError(f"The text recogniser {backend} is not installed: {HOW[backend]}.")
+    if fault := opencv_fault(backend):
+        raise UserError(f"The text recogniser {backend} cannot run, for {fault}: {OPENCV_MEND}.")
 
 
 def survey() -> list[BackendStatus]:
     """The recognisers, in the order of `OCR`."""
     found = []
     for name in OCR:
-        ready, detail = _package_ready(name), "not installed"
+        ready, detail, how = _package_ready(name), "not installed", HOW[name]
         if ready:
             weights = _weights(name)
             ready = weights is not None
             detail = f"{_version(name)}, weights at hand" if ready else f"{_version(name)}, weights missing"
-        found.append(BackendStatus(name, "ocr", ready, detail, HOW[name]))
+            if fault := opencv_fault(name):
+                ready, detail, how = False, fault, OPENCV_MEND
+        found.append(BackendStatus(name, "ocr", ready, detail, how))
     return found
 
 
@@ -128,40 +137,86 @@ def _weights(name: str) -> Path | None:
     return next(iter(sorted(folder_path.glob(pattern))), None)
 
 
-def _identity(name: str) -> str:
+def _found(name: str) -> Path:
     weights = _weights(name)
     if weights is None:
         raise UserError(f"The weights of {name} are missing: {HOW[name]}.")
-    return f"{name}={_version(name)};weights={file_digest(weights)}"
+    return weights
+
+
+def _identity(name: str, how: str = "") -> str:
+    return f"{name}={_version(name)};{how}weights={file_digest(_found(name))}"
 
 
 @dataclass
 class _Rapid:
-    """RapidOCR's recognition model alone: no detector, no rotation. One thread is twice as fast as two on a crop."""
+    """The recognition model that comes with RapidOCR (PP-OCRv6 small, github.com/RapidAI/RapidOCR), by ONNX Runtime.
+
+    The package itself is not imported: it needs OpenCV, whose wheel needs libraries of the system that a server lacks.
+    Sizes and scales are those of `RapidOCR()(crop, use_det=False, use_cls=False)`, and so are nearly all readings; what
+    is left comes from OpenCV's rounding. A crop is run alone: a batch saves no time, and changes the last digits. One
+    thread is twice as fast as two on a crop.
+    """
 
     rule: Rule = "alnum-lower"
 
     def __post_init__(self) -> None:
-        from rapidocr import RapidOCR
+        from onnxruntime import InferenceSession, SessionOptions
 
-        logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
-        threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-        self._engine = RapidOCR(params={"Global.log_level": "critical", **threads})
+        options = SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = InferenceSession(str(_found("rapidocr")), options, providers=["CPUExecutionProvider"])
+        self._input, (output,) = self._session.get_inputs()[0], self._session.get_outputs()
+        # Class 0 is CTC's blank, and the space comes last; neither is in the list that the file carries.
+        listed = self._session.get_modelmeta().custom_metadata_map.get("character", "").split("\n")
+        self._signs = ["", *listed, " "]
+        if len(self._signs) != output.shape[-1]:
+            raise UserError(
+                f"The model of rapidocr {_version('rapidocr')} lists other signs than it reads: {HOW['rapidocr']}."
+            )
 
     def identity(self) -> str:
-        return _identity("rapidocr")
+        return _identity("rapidocr", "onnxruntime-alone,linear-resize;")
 
     def read(self, crops: Sequence[Image]) -> list[str]:
+        return [self._decode(self._session.run(None, {self._input.name: self._prepare(crop)})[0][0]) for crop in crops]
+
+    def _prepare(self, crop: Image) -> Pixels:
+        """[1, 3, height, width], blue first, in [-1, 1]: at the model's height, zeros on the right up to 320 wide."""
         import numpy as np
 
-        readings = []
-        for crop in crops:
-            bgr = np.array(crop)[:, :, ::-1]
-            # The engine keeps the flags of its last call: all are given every time.
-            result = self._engine(bgr, use_det=False, use_cls=False, use_rec=True)
-            texts = getattr(result, "txts", None)
-            readings.append(texts[0] if texts else "")
-        return readings
+        pixels = np.asarray(crop, dtype=np.float32)[:, :, ::-1]
+        if min(crop.size) < 30:
+            # The package's first step for small pictures: a shorter side of 30, then both to whole multiples of 32.
+            factor = 30 / min(crop.size)
+            rows, columns = (round(int(side * factor) / 32) * 32 for side in pixels.shape[:2])
+            pixels = np.floor(_linear(pixels, rows, columns) + 0.5)
+        height, shape = self._input.shape[2], pixels.shape[1] / pixels.shape[0]
+        canvas = np.zeros((1, 3, height, max(320, int(height * shape))), dtype=np.float32)
+        columns = min(canvas.shape[3], ceil(height * shape))
+        canvas[0, :, :, :columns] = _linear(pixels, height, columns).transpose(2, 0, 1) / 127.5 - 1
+        return canvas
+
+    def _decode(self, scores: Pixels) -> str:
+        """The likeliest class of each column, [columns, classes], repeats merged and blanks dropped (greedy CTC)."""
+        best = scores.argmax(axis=1)
+        return "".join(self._signs[sign] for i, sign in enumerate(best) if i == 0 or sign != best[i - 1])
+
+
+def _linear(pixels: Pixels, rows: int, columns: int) -> Pixels:
+    """[height, width, 3] at another size, by linear interpolation between pixel centres, without antialiasing.
+
+    Pillow's filters widen when a picture shrinks; the recogniser is run without that.
+    """
+    import numpy as np
+
+    for axis, size in enumerate((rows, columns)):
+        length = pixels.shape[axis]
+        places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1).astype(np.float32)
+        low = places.astype(int)
+        share = np.expand_dims(places - low, (1 - axis, 2))
+        pixels = (1 - share) * pixels.take(low, axis) + share * pixels.take(np.minimum(low + 1, length - 1), axis)
+    return pixels
 
 
 @dataclass

@@ -126,6 +126,7 @@ def arcface_shaped(path: Path) -> None:
 
 
 def test_an_installed_arcface_pack_scores_by_key_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2", reason="insightface needs OpenCV", exc_type=ImportError)
     monkeypatch.setenv("HOME", str(tmp_path))
     arcface_shaped(tmp_path / ".insightface" / "models" / "antelopev2" / "antelopev2" / "glintr100.onnx")
     backend.load.cache_clear()

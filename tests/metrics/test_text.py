@@ -65,6 +65,7 @@ def test_the_protocol_names_the_rule_the_version_and_the_weights() -> None:
     protocol = build("t_acc").protocol()
     assert "alnum-lower" in protocol
     assert "rapidocr=3" in protocol
+    assert "onnxruntime-alone,linear-resize" in protocol
     assert len(protocol.rpartition("weights=")[2]) == 8
     assert protocol == build("t_ned").protocol()
 
