@@ -108,7 +108,8 @@ def test_a_reading_does_not_depend_on_its_neighbours() -> None:
 
 @pytest.mark.parametrize(("quality", "least"), [(None, 0.98), (10, 0.95)])
 def test_readings_agree_with_the_packages_own_pipeline(quality: int | None, least: float) -> None:
-    # Words that JPEG has all but erased turn on the last bit, where OpenCV rounds in its own way: 98% of 500 agreed.
+    # Words that JPEG has all but erased turn on the last bit of a resize: of 500, 98.0% agreed, and 97.8% between
+    # the package with OpenCV's usual linear filter and the package with its exact one.
     found = real_words(quality)
     crops, truths = [c for c, _ in found], [t for _, t in found]
     ours, theirs = our_readings(crops), packages_own_readings(crops)
