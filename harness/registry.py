@@ -202,6 +202,11 @@ class FunctionCompressor(Compressor):
     needs: tuple[str, ...]
     parameters: Mapping[str, object]
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.function.__name__
+
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         if self.place != "projector":
             raise Refusal(f"a function can cut at the projector only, not at {self.place}: write a class with stages()")

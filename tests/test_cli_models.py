@@ -15,7 +15,7 @@ PICK = """
 from toksweep import Reduction, compressor
 
 @compressor("{name}", places=("projector",))
-def pick(view, keep):
+def {name}(view, keep):
     '''Keep tokens from a fixed place on.'''
     import torch
     picks = torch.arange({start}, {start} + keep + {more})

@@ -99,7 +99,8 @@ class Calls:
         self, stage: Stage, images: Sequence[int], tokens: torch.Tensor, reduction: Reduction, class_index: int | None
     ) -> None:
         asked = stage.keep + int(stage.place == "encoder" and class_index is not None)
-        where = f"{type(self.compressor).__name__} at {stage.place}" + (f" layer {stage.layer}" if stage.layer else "")
+        name = getattr(self.compressor, "name", type(self.compressor).__name__)
+        where = f"{name} at {stage.place}" + (f" layer {stage.layer}" if stage.layer else "")
         if len(reduction.counts) != len(images) or reduction.sources != tokens.shape[1]:
             raise BrokenPromiseError(
                 f"{where} returned a reduction of {len(reduction.counts)} images with {reduction.sources} tokens "
