@@ -113,3 +113,17 @@ def test_the_users_packages_are_dependencies():
         "typer",
     }
     assert declared["requires-python"] == ">=3.11,<3.14"
+
+
+def test_the_readmes_method_is_one_that_works(tmp_path):
+    import torch
+    from toksweep.harness.contracts import View
+    from toksweep.harness.registry import registry
+
+    (source,) = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert len(source.splitlines()) <= 25
+    (tmp_path / "norm.py").write_text(source)
+    method = registry("methods").get(str(tmp_path / "norm.py")).build({"largest": False})
+    tokens = torch.tensor([[[3.0], [1.0], [2.0], [0.5]]])
+    reduction = method.reduce(View(tokens, (2, 2), "projector"), 2)
+    assert reduction.apply(tokens).flatten().tolist() == [1.0, 0.5]
