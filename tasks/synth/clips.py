@@ -93,7 +93,8 @@ def _compose(rng: np.random.RandomState, seed: int, split: Split, frames: int) -
     still = [place_thing(rng, free, s, str(i), scale) for s, i, scale in zip(shapes[1:], inks[1:], scales, strict=True)]
     if moved is None or still[0] is None or still[1] is None or still[2] is None:
         return None
-    event = _flashing(rng, still[0], frames) if rng.randint(2) else _changing(rng, still[0], frames, split, spare)
+    # in turns, so that both are asked equally often
+    event = _flashing(rng, still[0], frames) if seed % 2 else _changing(rng, still[0], frames, split, spare)
     first, second, order = _appearing(rng, still[1], still[2], frames)
     shown = (start, start + 1)
     asked = (moved[1], event[1], order, _read(word, shown))

@@ -12,7 +12,6 @@ from transformers import CLIPModel
 
 from ....tasks.synth.scenes import SMALL, Scene, Split, scene
 from . import mini
-
 from .muon import Muon
 
 # Chosen by the time that they take: a few minutes on one CPU core.
@@ -59,7 +58,7 @@ def train_text(tower: torch.nn.Module, run: Path, *, offset: int, steps: int = S
         inputs = tokenizer(texts, padding=True, return_tensors="pt").to(device)
         logits = model(pixel_values=values, **inputs).logits_per_image
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        loss.backward()
+        torch.autograd.backward(loss)
         rate = min(1.0, (step + 1) / 20, 1.25 * (1 - step / steps) + 0.01)
         for optimiser, base in zip(optimisers, (0.02, 2e-3), strict=True):
             optimiser.param_groups[0]["lr"] = base * rate

@@ -69,18 +69,6 @@ class Heads(nn.Module):
         losses["picture"] = F.binary_cross_entropy_with_logits(self.picture(picture).float(), batch.picture)
         return losses
 
-    @torch.no_grad()
-    def right(self, patches: torch.Tensor, batch: batches.Batch) -> dict[str, float]:
-        """Share of patches that are labelled right, by head."""
-        assert batch.patches is not None
-        found = self.patches(self.norm(patches)).split(list(batches.PATCH_HEADS.values()), -1)
-        shares = {}
-        for i, (name, logits) in enumerate(zip(batches.PATCH_HEADS, found, strict=True)):
-            wanted = batch.patches[..., i]
-            asked = wanted != batches.IGNORED
-            shares[name] = float((logits.argmax(-1) == wanted)[asked].float().mean())
-        return shares
-
 
 class Trainer:
     """The model, its optimisers and its place in the plan; everything that a checkpoint holds."""
@@ -185,7 +173,7 @@ class Trainer:
                     group["lr"] = base * rate
             for stream in streams:
                 loss, shares = step_of[stage](next(stream).to(self.device))
-                loss.backward()
+                torch.autograd.backward(loss)
                 for name, value in {"loss": float(loss.detach()), **shares}.items():
                     totals.setdefault(name, []).append(value)
             nn.utils.clip_grad_norm_([p for o in self.optimisers for g in o.param_groups for p in g["params"]], 1.0)
@@ -299,6 +287,14 @@ PLANS = {
 }
 
 
+def go_on(trainer: Trainer, plans: dict[str, Plan]) -> bool:
+    """Run the stages from where the trainer's folder stands; False when the time is up before the last one's end."""
+    trainer.resume(plans)
+    names = list(plans)
+    left = names[names.index(trainer.stage) :] if trainer.stage else names
+    return all(trainer.run(name, plans[name], offset=SCENES_OF_A_STAGE * names.index(name)) for name in left)
+
+
 def main() -> None:
     """Train from where the output folder stands, until the plan or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -313,13 +309,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     plans = {name: Plan(**{**asdict(plan), **given.plans.get(name, {})}) for name, plan in PLANS.items()}
     trainer = Trainer(given.out, given.device, given.workers, given.minutes)
-    trainer.resume(plans)
-    names = list(plans)
-    first = names.index(trainer.stage) if trainer.stage else 0
-    for name in names[first:]:
-        if not trainer.run(name, plans[name], offset=SCENES_OF_A_STAGE * names.index(name)):
-            return
-    train_text(trainer.model.model.vision_tower, trainer.out, offset=SCENES_OF_A_STAGE * len(names))
+    if go_on(trainer, plans):
+        train_text(trainer.model.model.vision_tower, trainer.out, offset=SCENES_OF_A_STAGE * len(plans))
 
 
 if __name__ == "__main__":

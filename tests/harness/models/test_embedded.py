@@ -27,8 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training run of five steps in one go, and the text encoder."""
     out = tmp_path_factory.mktemp("run")
     trainer = train.Trainer(out, "cpu", 0, 60)
-    for name, plan in SMALL.items():
-        assert trainer.run(name, plan, offset=0)
+    assert train.go_on(trainer, SMALL)
     train_text(trainer.model.model.vision_tower, out, offset=7, steps=2, size=4)
     return out
 
@@ -98,15 +97,10 @@ def test_labels_of_patches_say_what_the_scene_holds() -> None:
 
 
 def test_a_stopped_run_goes_on_to_the_weights_of_one_that_never_stopped(run: Path, tmp_path: Path) -> None:
-    stopped = train.Trainer(tmp_path, "cpu", 0, 0)  # no time: stops after every step
-    assert not stopped.run("tower", SMALL["tower"], offset=0)
-    while True:
-        again = train.Trainer(tmp_path, "cpu", 0, 0)
-        again.resume(SMALL)
-        names = list(SMALL)
-        done = [again.run(n, SMALL[n], offset=0) for n in names[names.index(again.stage) :]]
-        if all(done) and again.stage == "joint":
-            break
+    runs = 1
+    while not train.go_on(train.Trainer(tmp_path, "cpu", 0, minutes=0), SMALL):  # no time: stops after a step
+        runs += 1
+    assert runs == 3
     wanted, got = (torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (run, tmp_path))
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
 
