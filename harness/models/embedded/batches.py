@@ -24,8 +24,8 @@ PATCH_HEADS = {"kind": 3, "anchor": 2, "colour": 8, "shape": 8, "scale": 3, "let
 colour, shape and size; of a letter which it is, and its place in the word."""
 PICTURE_HEAD = len(COLOURS) + len(SHAPES) + len(LETTERS)
 """What is asked of the class token: which colours, shapes and letters there are."""
-QUOTA = {"colour": 2, "shape": 1, "counting": 1, "spatial": 2, "small": 2, "comparison": 2, "reading": 1}
-"""Questions of each family about one training picture."""
+QUOTA = {"colour": 1, "shape": 1, "counting": 1, "spatial": 4, "small": 2, "comparison": 1, "reading": 1}
+"""Questions of each family about one training picture, more of those that are hard to learn."""
 
 
 @dataclass
@@ -98,10 +98,20 @@ def scene_batch(indices: Sequence[int], split: Split) -> Batch:
 
 
 def clip_batch(indices: Sequence[int], split: Split, frames: int = 8) -> Batch:
-    """Clips with all their questions."""
+    """Clips with all their questions, and others about what stands still."""
     made = [clips.clip(i, split, frames) for i in indices]
     pixels = np.stack([c.draw(f) for c in made for f in range(frames)])
-    return pack(Batch(torch.from_numpy(pixels)), [list(c.questions) for c in made], pictures=frames)
+    return pack(Batch(torch.from_numpy(pixels)), [[*c.questions, *_aids(c)] for c in made], pictures=frames)
+
+
+def _aids(made: clips.Clip) -> Iterator[Question]:
+    """Colour and shape of the objects of a clip: what helps to learn to look across frames."""
+    for actor in made.actors:
+        looks = {(t.shape, t.colour) for t in actor.frames if t is not None}
+        if len(looks) == 1:
+            ((shape, colour),) = looks
+            yield Question("shape", f"What shape is the {colour} object?", shape, ())
+            yield Question("colour", f"What colour is the {shape}?", colour, ())
 
 
 def sample(found: Sequence[Question]) -> list[Question]:
@@ -159,7 +169,7 @@ class Stream(torch.utils.data.Dataset[Batch]):
     """Batch number i holds the scenes (or clips) from i * size on: any step can be made again."""
 
     def __init__(self, kind: str, size: int, split: Split, *, offset: int = 0) -> None:
-        self.make = {"tower": tower_batch, "scenes": scene_batch, "clips": clip_batch}[kind]
+        self.make = {"patches": tower_batch, "scenes": scene_batch, "clips": clip_batch}[kind]
         self.size, self.split, self.offset = size, split, offset
 
     def __getitem__(self, step: int) -> Batch:

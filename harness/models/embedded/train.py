@@ -1,7 +1,8 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
 Stages: `tower` (dense labels per patch, and several labels for the class token), `language` (projector and language
-model, tower frozen), `joint` (everything, pictures and clips), `text` (a text encoder for the class token's space).
+model on pictures, the tower frozen), `films` (the same on clips as well), `joint` (everything), and at last a text
+encoder for the class token's space.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
@@ -11,7 +12,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +47,9 @@ class Plan:
     warmup: int = 30
     clips: int = 0
     """Clips of every step, beside the scenes."""
+    tower: bool = False
+    language: bool = True
+    """What learns: the vision tower, the projector and the language model."""
 
 
 class Heads(nn.Module):
@@ -123,59 +126,47 @@ class Trainer:
             shares = _whole_answers(wrong, batch.segment, batch.family)
         return loss, shares
 
-    # ---------------------------------------------------------------------------------------------------------- steps
-
-    def tower_step(self, batch: batches.Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """One step of the stage `tower`."""
+    def losses(self, batch: batches.Batch, plan: Plan) -> tuple[torch.Tensor, dict[str, float]]:
+        """What a step of the plan goes down on, and figures for the log."""
+        figures: dict[str, float] = {}
         with self.autocast():
-            patches, picture = self.see(batch.pixels)
-            losses = self.heads(patches, picture, batch)
-        return torch.stack(list(losses.values())).sum(), {k: float(v.detach()) for k, v in losses.items()}
-
-    def language_step(self, batch: batches.Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """One step of the stage `language`: the tower only looks."""
-        with self.autocast():
-            with torch.no_grad():
-                patches, _ = self.see(batch.pixels)
-            return self.answer_loss(patches, batch)
-
-    def joint_step(self, batch: batches.Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """One step of the stage `joint`: questions, and the tower's labels where there are any."""
-        with self.autocast():
-            patches, picture = self.see(batch.pixels)
-            loss, shares = self.answer_loss(patches, batch)
-            if batch.patches is not None:
-                loss = loss + 0.1 * torch.stack(list(self.heads(patches, picture, batch).values())).sum()
-        return loss, shares
+            with torch.set_grad_enabled(plan.tower):
+                patches, picture = self.see(batch.pixels)
+            total = patches.new_zeros(())
+            if plan.language:
+                loss, shares = self.answer_loss(patches, batch)
+                total, figures = total + loss, figures | shares
+            if plan.tower and batch.patches is not None:
+                labels = self.heads(patches, picture, batch)
+                total = total + (0.1 if plan.language else 1.0) * torch.stack(list(labels.values())).sum()
+                figures |= {name: float(value.detach()) for name, value in labels.items()}
+        return total, {"loss": float(total.detach()), **figures}
 
     # --------------------------------------------------------------------------------------------------------- running
 
     def run(self, stage: str, plan: Plan, offset: int) -> bool:
         """Go on with a stage; False when the time is up before its end."""
-        step_of: dict[str, Callable[[batches.Batch], tuple[torch.Tensor, dict[str, float]]]] = {
-            "tower": self.tower_step, "language": self.language_step, "joint": self.joint_step,
-        }  # fmt: skip
         if self.stage != stage:
-            self.stage, self.step, self.optimisers = stage, 0, self._optimisers(stage, plan)
+            self.stage, self.step, self.optimisers = stage, 0, self._optimisers(plan)
         saved = shown = time.monotonic()
-        kind = "tower" if stage == "tower" else "scenes"
         steps = range(self.step, plan.steps)
-        streams: list[Iterator[batches.Batch]] = []
-        if plan.size:
-            streams.append(batches.batches(kind, plan.size, "train", steps, offset=offset, workers=self.workers))
-        if plan.clips:
-            streams.append(batches.batches("clips", plan.clips, "train", steps, offset=offset, workers=self.workers))
+        sizes = {"scenes" if plan.language else "patches": plan.size, "clips": plan.clips}
+        streams = {
+            kind: batches.batches(kind, size, "train", steps, offset=offset, workers=self.workers)
+            for kind, size in sizes.items()
+            if size
+        }
         totals: dict[str, list[float]] = {}
         for step in steps:
             rate = min(1.0, (step + 1) / plan.warmup, 1.25 * (1 - step / plan.steps) + 0.01)
             for optimiser, base in zip(self.optimisers, (plan.lr, plan.adam), strict=True):
                 for group in optimiser.param_groups:
                     group["lr"] = base * rate
-            for stream in streams:
-                loss, shares = step_of[stage](next(stream).to(self.device))
+            for kind, stream in streams.items():
+                loss, figures = self.losses(next(stream).to(self.device), plan)
                 torch.autograd.backward(loss)
-                for name, value in {"loss": float(loss.detach()), **shares}.items():
-                    totals.setdefault(name, []).append(value)
+                for name, value in figures.items():
+                    totals.setdefault(f"{kind}.{name}", []).append(value)
             nn.utils.clip_grad_norm_([p for o in self.optimisers for g in o.param_groups for p in g["params"]], 1.0)
             for optimiser in self.optimisers:
                 optimiser.step()
@@ -195,11 +186,11 @@ class Trainer:
         self.save()
         return True
 
-    def _optimisers(self, stage: str, plan: Plan) -> list[torch.optim.Optimizer]:
+    def _optimisers(self, plan: Plan) -> list[torch.optim.Optimizer]:
         tower: list[nn.Module] = [self.model.model.vision_tower, self.heads]
         rest: list[nn.Module] = [self.model.model.multi_modal_projector, self.model.model.language_model]
         rest.append(self.model.lm_head)
-        parts = {"tower": tower, "language": rest, "joint": tower + rest}[stage]
+        parts = tower * plan.tower + rest * plan.language
         for module in tower + rest:
             module.requires_grad_(module in parts)
         found = [(n, p) for part in parts for n, p in part.named_parameters()]
@@ -239,7 +230,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
-        self.optimisers = self._optimisers(self.stage, plans[self.stage])
+        self.optimisers = self._optimisers(plans[self.stage])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
@@ -281,9 +272,10 @@ def _whole_answers(wrong: torch.Tensor, segment: torch.Tensor, family: torch.Ten
 
 
 PLANS = {
-    "tower": Plan(steps=400, size=32),
-    "language": Plan(steps=1500, size=16),
-    "joint": Plan(steps=1000, size=16, clips=2, lr=0.01),
+    "tower": Plan(steps=400, size=32, tower=True, language=False),
+    "language": Plan(steps=700, size=16),
+    "films": Plan(steps=500, size=4, clips=2),
+    "joint": Plan(steps=0, size=16, clips=2, lr=0.005, tower=True),
 }
 
 
