@@ -74,7 +74,9 @@ class Budget:
             Refusal: bits per pixel, above the full count, or a share that rounds to no token at all.
         """
         if self.unit == "bpp":
-            raise Refusal(f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%")
+            raise Refusal(
+                f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
+            )
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
         if count > full:
             raise Refusal(f"budget {self.text} is above the full count of {full} tokens")
@@ -92,7 +94,7 @@ def _split_unit(typed: str) -> tuple[str, Unit]:
     return lowered, "tokens"
 
 
-# ---------------------------------------------------------------------------------------------------------------- memo
+# ----------------------------------------------------------------------------------------------------------------- memo
 
 
 class Memo:
@@ -108,7 +110,7 @@ class Memo:
         return self._values[key]  # type: ignore[return-value]
 
 
-# --------------------------------------------------------------------------------------------------------------- samples
+# -------------------------------------------------------------------------------------------------------------- samples
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Task(Protocol):
     def __call__(self, folder: Path | None) -> Iterable[Sample]: ...
 
 
-# --------------------------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------------------------------------- metrics
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,16 @@ class Metric(Protocol):
         """The slices of the items that `score` would return: what a failure is counted on."""
 
 
-# ----------------------------------------------------------------------------------------------------------- compressors
+# ---------------------------------------------------------------------------------------------------------- compressors
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """What a method may know about a model before it has seen a picture.
 
-    `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number.
+    `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number;
+    `feature_layers` counts the vision layers that the LLM's features have passed (None: all of them), since merging in
+    a later one changes nothing.
     """
 
     family: str
@@ -220,6 +224,7 @@ class ModelShape:
     vision_layers: int
     llm_layers: int
     class_token: bool
+    feature_layers: int | None = None
 
     def scale(self, layer: int, of: int, *, vision: bool = False) -> int:
         """A paper's layer number, given for `of` layers, at this model's depth: max(1, round(l * L / L_ref))."""
@@ -238,6 +243,8 @@ class Stage:
         layer: 0-based.
         reads: signals that `reduce` will look up in its view; see `View`.
         grid: of the smaller picture, at the place `pixel`.
+        proportional: in the encoder, later layers add log(size) of every key to their attention logits, so that a token
+            that stands for several patches draws as much attention as they did.
     """
 
     place: Place
@@ -245,6 +252,7 @@ class Stage:
     layer: int | None = None
     reads: tuple[str, ...] = ()
     grid: tuple[int, int] | None = None
+    proportional: bool = False
 
 
 @dataclass(frozen=True)
@@ -419,7 +427,9 @@ class Reduction:
         else:
             wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
             terms = picked.to(wide) * self.weight.to(wide)[:, None]
-            out = terms.new_zeros(size * width, dim).index_add_(0, self.batch * width + self.row, terms).to(tokens.dtype)
+            out = (
+                terms.new_zeros(size * width, dim).index_add_(0, self.batch * width + self.row, terms).to(tokens.dtype)
+            )
         return out.view(size, width, dim)
 
     def sizes(self, sizes: torch.Tensor) -> torch.Tensor:
@@ -460,7 +470,7 @@ class Reduction:
         return [g[0] for g in groups] if self.is_selection else [sorted(g) for g in groups]
 
 
-# ------------------------------------------------------------------------------------------------------------ tokenizers
+# ----------------------------------------------------------------------------------------------------------- tokenizers
 
 
 @dataclass(frozen=True)

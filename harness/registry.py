@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 D = TypeVar("D")
 
 
-# ------------------------------------------------------------------------------------------------------------ decorators
+# ----------------------------------------------------------------------------------------------------------- decorators
 
 
 def compressor(
@@ -132,7 +132,7 @@ _DECORATORS: Mapping[str, tuple[Group, Callable[..., object]]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------------------- entries
+# -------------------------------------------------------------------------------------------------------------- entries
 
 
 @dataclass(frozen=True)
@@ -150,14 +150,15 @@ class Entry:
 
     def load(self) -> Callable[..., object]:
         """Import the module and return the decorated function or class."""
-        return getattr(_import(self.module, self.path), self.attribute)
+        loaded: Callable[..., object] = getattr(_import(self.module, self.path), self.attribute)
+        return loaded
 
     def parameters(self) -> dict[str, object]:
         """Names and defaults of what a user may set: keyword-only arguments, or the fields of a class."""
         target = self.load()
-        kinds = (inspect.Parameter.KEYWORD_ONLY,)
+        kinds = {inspect.Parameter.KEYWORD_ONLY}
         if inspect.isclass(target):
-            kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         found = inspect.signature(target).parameters.values()
         return {p.name: p.default for p in found if p.kind in kinds}
 
@@ -217,7 +218,7 @@ class Broken:
     error: str
 
 
-# -------------------------------------------------------------------------------------------------------------- registry
+# ------------------------------------------------------------------------------------------------------------- registry
 
 
 class Registry:
@@ -336,8 +337,8 @@ def scan(path: Path, module: str) -> list[Entry]:
         SyntaxError: the file is no Python. ValueError: a decorator's argument is not a literal or not known.
     """
     text = path.read_text(encoding="utf-8")
-    if not any(f"@{d}(" in text or f".{d}(" in text for d in _DECORATORS):
-        return []
+    if module.startswith(f"{PACKAGE}.") and not any(f"@{d}(" in text for d in _DECORATORS):
+        return []  # parsing our own files that register nothing would be most of the time that listing takes
     found = []
     for node in ast.parse(text, filename=str(path)).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -54,7 +54,9 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
     """
     count, layers = shape.tokens, [shape.tokens] * shape.llm_layers
     for stage in stages:
-        depth = {"encoder": shape.vision_layers, "decoder": shape.llm_layers}.get(stage.place, 1)
+        depth = {"encoder": shape.feature_layers or shape.vision_layers, "decoder": shape.llm_layers}.get(
+            stage.place, 1
+        )
         layer = stage.layer or 0
         if not 0 <= layer < depth or (stage.place == "decoder" and layer == 0):
             first = 1 if stage.place == "decoder" else 0

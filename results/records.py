@@ -15,10 +15,11 @@ COLUMNS: tuple[str, ...] = (
     "tokens_kv", "bits_per_pixel", "flops", "latency_ms", "latency_ratio", "tpot_ms", "peak_memory_bytes", "dtype",
     "attention", "device", "higher_is_better", "protocol", "source",
     # Added to the design's columns:
-    "label", "kind", "floor", "illustrative", "unit", "worst", "verified", "work_id",
+    "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
-`illustrative` marks fewer than 30 clusters."""
+`n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
+clusters."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
@@ -38,8 +39,8 @@ class SampleRecord:
     """What happened to one sample in one cell.
 
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
-    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` resident in the cache after prefill, averaged
-    over layers. `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
+    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, mean over layers.
+    `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
     """
 
     sample_id: str

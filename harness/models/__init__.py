@@ -1,0 +1,99 @@
+"""Vision-language models by reference: their shape from a configuration, and the model itself with its weights.
+
+One file per family; a family is named here by the `model_type` of its configurations. Nothing heavy is imported before
+a model is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..contracts import ModelShape, UserError
+from .published import hub_revision, load_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from .base import FamilyInfo, VisionLanguageModel
+
+FAMILIES = {"llava": ("llava", "Llava")}
+"""By `model_type`: module and class."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model by reference, as far as a plan must know it; see `ModelShape` and `FamilyInfo`."""
+
+    ref: str
+    shape: ModelShape
+    family: FamilyInfo
+
+    @cached_property
+    def revision(self) -> str:
+        """Digest of a local folder's weights and configuration, or the hub's commit.
+
+        Raises:
+            UserError: a hub id that is neither reachable nor in the local cache.
+        """
+        folder = Path(self.ref).expanduser()
+        if folder.is_dir():
+            from .loading import digest
+
+            return digest(folder)
+        return hub_revision(self.ref)
+
+
+def model_info(ref: str) -> ModelInfo:
+    """See `model_shape`."""
+    return ModelInfo(ref, *model_shape(ref))
+
+
+def model_shape(ref: str) -> tuple[ModelShape, FamilyInfo]:
+    """What a method may know about a model, and what its family serves, from the configuration alone.
+
+    Args:
+        ref: a local folder, or a hub id.
+
+    Raises:
+        UserError: no configuration to be had, or a class that no family serves.
+    """
+    config = load_config(ref)
+    return _family(ref, config).describe(config)
+
+
+def open_model(
+    ref: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
+) -> VisionLanguageModel:
+    """Load a model with its weights, by plain `from_pretrained`; code that comes with a checkpoint is never run.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `float32`, `bfloat16`, `float16`, or their short forms `fp32`, `bf16`, `fp16`.
+        attention: `sdpa`, `eager`, `flash_attention_2` or `flash_attention_3`.
+
+    Raises:
+        UserError: no weights, a class that no family serves, a hub that cannot be reached, a device or an attention
+            kernel that this machine lacks.
+    """
+    from .loading import check_platform, load
+
+    config = load_config(ref)
+    family = _family(ref, config)
+    shape, info = family.describe(config)
+    kind = check_platform(device, dtype, attention)
+    model, processor, revision = load(ref, family.architecture, device=device, dtype=kind, attention=attention)
+    return family(model, processor, shape, info, revision)
+
+
+def _family(ref: str, config: PretrainedConfig) -> type[VisionLanguageModel]:
+    if config.model_type in FAMILIES:
+        module, name = FAMILIES[config.model_type]
+        family: type[VisionLanguageModel] = getattr(importlib.import_module(f".{module}", __name__), name)
+        if family.architecture in (config.architectures or [family.architecture]):
+            return family
+    named = ", ".join(config.architectures or [config.model_type])
+    raise UserError(f"{ref} is a {named}, which no family serves; there are: {', '.join(sorted(FAMILIES))}.")

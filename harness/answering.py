@@ -1,0 +1,152 @@
+"""Runs compressors in a model: preprocess once, encode once, then one answer per cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..results.records import SampleRecord
+from .bench import Bench, Observation, Opened, Quantity, failure
+from .contracts import Compressor, Output, Sample
+from .cost.closed_form import flops_to_first_token
+from .cost.flops import selector_flops
+from .models import ModelInfo, open_model
+from .models.base import Answer, Batch, Encoded
+from .models.published import load_config
+from .plan import PlannedCell
+from .schedule import Schedule
+from .spec import SweepSpec
+
+
+class AnsweringBench(Bench):
+    """Holds one model for all cells of a group."""
+
+    def __init__(self, model: ModelInfo, spec: SweepSpec) -> None:
+        self.spec = spec
+        self.batch_size = spec.batch_size
+        self.model = open_model(model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention)
+        self.config = load_config(model.ref)
+        self._selector: dict[str, int] = {}
+
+    def __exit__(self, *exception: object) -> None:
+        del self.model
+
+    def observe(
+        self, opened: Sequence[Opened], cells: Sequence[PlannedCell]
+    ) -> Iterator[tuple[PlannedCell, Sample, Observation]]:
+        if not opened or not cells:
+            return
+        samples = [o.sample for o in opened]
+        batch = self.model.prepare(samples, [o.images for o in opened])
+        shared: Encoded | None = None
+        for cell in cells:
+            if shared is None and not _changes_encoding(cell):
+                shared = self.model.encode(batch, _reads(cells))
+            for sample, seen in zip(samples, self._answer_all(cell, batch, shared), strict=True):
+                yield cell, sample, seen
+
+    def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
+        return None if record.prediction is None else Output(text=record.prediction)
+
+    def timed(
+        self, opened: Opened, cells: Sequence[PlannedCell]
+    ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
+        batch = self.model.prepare([opened.sample], [opened.images])
+
+        def first_token(cell: PlannedCell) -> Callable[[], Any]:
+            schedule, kind = _schedule(cell), cell.entry.meta.get("budget_kind", "exact")
+            return lambda: self.model.time_first_token(
+                batch, _compressor(cell), schedule, cell.cell.seed, budget_kind=kind  # type: ignore[arg-type]
+            )  # fmt: skip
+
+        def next_token(cell: PlannedCell) -> Callable[[], None]:
+            state = first_token(cell)()
+
+            def step() -> None:
+                nonlocal state
+                state = self.model.decode_step(state)
+
+            return step
+
+        return {
+            "latency": {c.cell.work_id: first_token(c) for c in cells},
+            "tpot": {c.cell.work_id: next_token(c) for c in cells},
+        }
+
+    def _answer_all(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Observation]:
+        """A batch that fails is run again sample by sample, so that one bad sample costs only itself."""
+        count = len(batch.sample_ids)
+        try:
+            answers = self._answer(cell, batch, shared)
+            return [self._seen(cell, a, len(batch.images_of(i))) for i, a in enumerate(answers)]
+        except Exception as error:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if count == 1:
+                return [failure(error)]
+        singles = [self.model.single(batch, shared, i) for i in range(count)]
+        return [seen for one, encoded in singles for seen in self._answer_all(cell, one, encoded)]
+
+    def _answer(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Answer]:
+        return self.model.answer(
+            batch,
+            None if _changes_encoding(cell) else shared,
+            _compressor(cell),
+            _schedule(cell),
+            seed=cell.cell.seed,
+            max_new_tokens=self.spec.max_new_tokens,
+            budget_kind=cell.entry.meta.get("budget_kind", "exact"),  # type: ignore[arg-type]
+        )
+
+    def _seen(self, cell: PlannedCell, answer: Answer, images: int) -> Observation:
+        schedule = _schedule(cell)
+        return Observation(
+            "ok",
+            Output(text=answer.text),
+            prediction=answer.text,
+            tokens_full=answer.tokens_full,
+            tokens_per_layer=answer.visual_tokens,
+            tokens_kv=sum(answer.kv_tokens) / len(answer.kv_tokens),
+            text_tokens=answer.text_tokens,
+            kept_indices=answer.kept_indices,
+            flops=flops_to_first_token(
+                self.config,
+                schedule,
+                answer.text_tokens,
+                answer.visual_tokens,
+                images=images,
+                selector=self._selector_flops(cell),
+            ),
+        )
+
+    def _selector_flops(self, cell: PlannedCell) -> int:
+        """Counted once per cell: they depend on shapes alone."""
+        compressor, schedule = _compressor(cell), _schedule(cell)
+        if compressor is None or not schedule.stages:
+            return 0
+        if cell.cell.work_id not in self._selector:
+            self._selector[cell.cell.work_id] = selector_flops(self.config, schedule, compressor)
+        return self._selector[cell.cell.work_id]
+
+
+def _compressor(cell: PlannedCell) -> Compressor | None:
+    assert cell.method is None or isinstance(cell.method, Compressor)
+    return cell.method
+
+
+def _schedule(cell: PlannedCell) -> Schedule:
+    assert cell.schedule
+    return cell.schedule
+
+
+def _changes_encoding(cell: PlannedCell) -> bool:
+    return any(s.place in ("pixel", "encoder") for s in _schedule(cell).stages)
+
+
+def _reads(cells: Sequence[PlannedCell]) -> frozenset[str]:
+    """What the shared vision pass must yield for all cells that use it."""
+    at_projector = (s for c in cells if not _changes_encoding(c) for s in _schedule(c).stages if s.place == "projector")
+    return frozenset(name for stage in at_projector for name in stage.reads)

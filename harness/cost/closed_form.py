@@ -1,0 +1,249 @@
+"""FLOPs and cache bytes from a configuration and token counts alone, in microseconds and without torch.
+
+Convention: two FLOPs per multiply-add; matrix products and convolutions only; causal attention counted dense; `lm_head`
+on the last position only; every vision layer, the ones behind the features included, since the model computes them.
+`flops.py` counts the same by running the real model class on the meta device, and holds these formulas against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..contracts import Refusal, Stage, UserError
+from ..schedule import Schedule
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""Vision towers that the formulas cover: plain ViTs with a two-matrix MLP, and their tokens beside the patches."""
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one prompt with its pictures.
+
+    Attributes:
+        vision, projector: of all pictures of the prompt.
+        compressor: the method's own matrix products, and attention rows that are computed for it alone.
+        prefill: all LLM layers, and `lm_head` on the last position.
+        decode_token: the first output token after the prefill.
+        per_layer: of the prefill, one number per LLM layer; the rest of `prefill` is `lm_head`.
+    """
+
+    vision: int
+    projector: int
+    compressor: int
+    prefill: int
+    decode_token: int
+    per_layer: tuple[int, ...]
+
+    @property
+    def to_first_token(self) -> int:
+        """What it takes until the first output token is there."""
+        return self.vision + self.projector + self.compressor + self.prefill
+
+
+def closed_form(
+    config: PretrainedConfig,
+    schedule: Schedule,
+    text_tokens: int,
+    *,
+    layers: Sequence[int] | None = None,
+    images: int = 1,
+    selector: int = 0,
+) -> Flops:
+    """The FLOPs of one prompt.
+
+    Args:
+        schedule: what happens to each picture.
+        text_tokens: prompt tokens that are no visual tokens.
+        layers: visual tokens of the whole prompt at every LLM layer, as executed; default: as the schedule promises.
+        images: pictures in the prompt.
+        selector: the method's own FLOPs for one picture, from `flops.selector_flops`.
+
+    Raises:
+        Refusal: a vision tower or a signal that the formulas do not cover.
+        ValueError: `layers` does not have one count per LLM layer.
+    """
+    counts = list(layers) if layers is not None else [images * n for n in schedule.layers]
+    llm = _Llm.of(config)
+    per_layer = llm.prefill_layers(text_tokens, counts)
+    return Flops(
+        vision=images * sum(vision_layers(config, schedule)),
+        projector=images * projector_flops(config, features(schedule)),
+        compressor=images * selector + signal_flops(config, schedule, text_tokens, counts, images=images),
+        prefill=sum(per_layer) + llm.head(),
+        decode_token=llm.decode(text_tokens, counts),
+        per_layer=per_layer,
+    )
+
+
+def flops_to_first_token(
+    config: PretrainedConfig,
+    schedule: Schedule,
+    text_tokens: int,
+    layers: Sequence[int],
+    *,
+    images: int = 1,
+    selector: int = 0,
+) -> int:
+    """Vision, projector, compressor and prefill of one sample; arguments and errors as in `closed_form`."""
+    return closed_form(config, schedule, text_tokens, layers=layers, images=images, selector=selector).to_first_token
+
+
+def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_layer: Sequence[int]) -> int:
+    """All LLM layers, each with its own number of tokens, and `lm_head` on the last position."""
+    llm = _Llm.of(config)
+    return sum(llm.prefill_layers(text_tokens, visual_tokens_per_layer)) + llm.head()
+
+
+def signal_flops(
+    config: PretrainedConfig, schedule: Schedule, text_tokens: int, visual: Sequence[int], *, images: int = 1
+) -> int:
+    """Attention rows that are computed beside the model's kernel because a method reads them.
+
+    A row costs its products with all keys. Keys and tokens are there anyway.
+
+    Raises:
+        Refusal: a signal whose cost is not known.
+    """
+    total = 0
+    for stage in schedule.stages:
+        for signal in stage.reads:
+            kind = signal.partition("@")[0]
+            if kind == "class_attention":
+                rows, columns = patch_grid(config, schedule)
+                total += images * 2 * (rows * columns + 1) * config.vision_config.hidden_size
+            elif kind == "last_attention" and stage.layer:
+                total += 2 * (text_tokens + visual[stage.layer - 1]) * _Llm.of(config).queries
+            elif kind not in ("keys", "class_token"):
+                raise Refusal(f"the cost of the signal {signal} is not known")
+    return total
+
+
+def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_tokens_per_layer: Sequence[int]) -> int:
+    """Bytes of the key-value cache after the prefill: keys and values of every layer's own tokens.
+
+    Raises:
+        UserError: a dtype whose size is not known.
+    """
+    if dtype not in DTYPE_BYTES:
+        raise UserError(f"The size of dtype {dtype!r} is not known: choose one of {', '.join(DTYPE_BYTES)}.")
+    tokens = sum(text_tokens + n for n in visual_tokens_per_layer)
+    return 2 * DTYPE_BYTES[dtype] * _Llm.of(config).groups * tokens
+
+
+# --------------------------------------------------------------------------------------------------------------- vision
+
+
+def patch_grid(config: PretrainedConfig, schedule: Schedule) -> tuple[int, int]:
+    """Rows and columns of patches that the vision tower encodes for one picture."""
+    for stage in schedule.stages:
+        if stage.place == "pixel" and stage.grid:
+            return stage.grid
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return side, side
+
+
+def encoder_stages(schedule: Schedule) -> dict[int, Stage]:
+    """The cuts inside the vision tower, by layer."""
+    return {stage.layer: stage for stage in schedule.stages if stage.place == "encoder" and stage.layer is not None}
+
+
+def features(schedule: Schedule) -> int:
+    """Visual tokens of one picture that reach the projector."""
+    before = [s.keep for s in schedule.stages if s.place in ("pixel", "encoder")]
+    return before[-1] if before else schedule.full
+
+
+def tower_tokens(config: PretrainedConfig, schedule: Schedule) -> list[tuple[int, int]]:
+    """Tokens that every vision layer's attention and MLP compute on, class token included: a cut lies between them.
+
+    Raises:
+        Refusal: a vision tower that the formulas do not cover.
+    """
+    vision = config.vision_config
+    if vision.model_type not in CLASS_TOKENS:
+        raise Refusal(f"the cost of a vision tower of type {vision.model_type} cannot be counted yet")
+    extra = CLASS_TOKENS[vision.model_type]
+    rows, columns = patch_grid(config, schedule)
+    tokens, cuts, found = rows * columns + extra, encoder_stages(schedule), []
+    for layer in range(vision.num_hidden_layers):
+        left = cuts[layer].keep + extra if layer in cuts else tokens
+        found.append((tokens, left))
+        tokens = left
+    return found
+
+
+def vision_layers(config: PretrainedConfig, schedule: Schedule) -> list[int]:
+    """FLOPs of the vision tower for one picture: patch embedding, every layer, SigLIP's pooling head if there.
+
+    The pooled vector is of no use to a VLM, but the model computes it.
+    """
+    vision = config.vision_config
+    rows, columns = patch_grid(config, schedule)
+    width, mlp = vision.hidden_size, vision.intermediate_size
+    found: list[int] = [2 * rows * columns * vision.num_channels * vision.patch_size**2 * width]
+    counts = tower_tokens(config, schedule)
+    for tokens, left in counts:
+        attention = 8 * tokens * width**2 + 4 * tokens**2 * width
+        found.append(attention + 4 * left * width * mlp)
+    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens, then an MLP on the result
+        tokens = counts[-1][1]
+        found.append(4 * (tokens + 1) * width**2 + 4 * tokens * width + 4 * width * mlp)
+    return found
+
+
+def projector_flops(config: PretrainedConfig, tokens: int) -> int:
+    """The two-layer projector of the LLaVA kin, on the visual tokens of one picture."""
+    chosen = config.vision_feature_layer
+    width: int = config.vision_config.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
+    out: int = config.get_text_config().hidden_size
+    return 2 * tokens * (width * out + out * out)
+
+
+# ------------------------------------------------------------------------------------------------------------------ LLM
+
+
+@dataclass(frozen=True)
+class _Llm:
+    """The dimensions of a Llama-like LLM, read once, since attributes of a configuration are slow."""
+
+    depth: int
+    width: int
+    queries: int
+    groups: int
+    mlp: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> _Llm:
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            text.num_hidden_layers, text.hidden_size, heads * head, text.num_key_value_heads * head,
+            text.intermediate_size, text.vocab_size,
+        )  # fmt: skip
+
+    def layer(self, tokens: int, keys: int) -> int:
+        """Grouped-query attention of `tokens` on `keys`, and a gated MLP of three matrices."""
+        projections = 4 * tokens * self.width * (self.queries + self.groups)
+        return projections + 4 * tokens * keys * self.queries + 6 * tokens * self.width * self.mlp
+
+    def head(self) -> int:
+        """`lm_head` on one position."""
+        return 2 * self.width * self.vocabulary
+
+    def prefill_layers(self, text_tokens: int, visual: Sequence[int]) -> tuple[int, ...]:
+        if len(visual) != self.depth:
+            raise ValueError(f"{len(visual)} token counts were given for {self.depth} LLM layers")
+        return tuple(self.layer(text_tokens + n, text_tokens + n) for n in visual)
+
+    def decode(self, text_tokens: int, visual: Sequence[int]) -> int:
+        return sum(self.layer(1, text_tokens + n + 1) for n in visual) + self.head()

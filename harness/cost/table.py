@@ -1,0 +1,79 @@
+"""What methods cost on a model at given budgets: the rows of `toksweep cost`, without weights or network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..contracts import Budget, Convention, Refusal, UserError
+from ..models import model_info
+from ..models.published import load_config
+from ..plan import Refused, check_budgets, fit_compressor
+from ..registry import registry
+from ..spec import MethodChoice
+from .closed_form import kv_bytes
+from .flops import FlopCounter
+
+
+def cost_table(
+    model: str,
+    methods: Sequence[str],
+    budgets: Sequence[str],
+    *,
+    text_tokens: int = 64,
+    convention: Convention = "mean",
+    dtype: str = "bf16",
+) -> tuple[list[dict[str, object]], list[Refused]]:
+    """One row per method and budget, and the combinations that cannot run with the reason.
+
+    Args:
+        model: a folder with a `config.json`, or a hub id.
+        methods: as typed, such as `fastv(layer=3)`; `none` has one row, at the full count.
+        budgets: as typed; what they count is the convention's matter.
+        text_tokens: prompt tokens that are no visual tokens.
+        dtype: of the KV cache.
+
+    Raises:
+        UserError: an unknown method, model, dtype or budget; a budget above the full count; a compressor without a
+            budget; or no row left, with the reasons.
+    """
+    choices = {c.label: c for c in map(MethodChoice.parse, methods)}
+    parsed = [Budget.parse(b) for b in budgets]
+    info = model_info(model)
+    check_budgets(parsed, [info])
+    needy = [c.label for c in choices.values() if registry("methods").get(c.name).kind != "untouched"]
+    if needy and not parsed:
+        raise UserError(f"{needy[0]} needs a budget: add --budget, such as --budget 64 or --budget 25%.")
+    config = load_config(model)
+    kv_bytes(config, dtype, 0, ())  # so that a wrong dtype is told at once
+    counter = FlopCounter(config)
+    rows: list[dict[str, object]] = []
+    refused: list[Refused] = []
+    for choice in choices.values():
+        entry = registry("methods").get(choice.name)
+        for budget in [None] if entry.kind == "untouched" else parsed:
+            try:
+                compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
+                flops = counter.count(schedule, text_tokens, compressor)
+            except Refusal as reason:
+                refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
+                continue
+            rows.append(
+                {
+                    "model": model,
+                    "method": choice.label,
+                    "budget": budget.tokens(info.shape.tokens) if budget else info.shape.tokens,
+                    "text_tokens": text_tokens,
+                    "tokens_entering": schedule.entering,
+                    "tokens_mean": schedule.mean,
+                    "flops_vision": flops.vision,
+                    "flops_projector": flops.projector,
+                    "flops_compressor": flops.compressor,
+                    "flops_prefill": flops.prefill,
+                    "flops_decode_token": flops.decode_token,
+                    "kv_bytes": kv_bytes(config, dtype, text_tokens, schedule.layers),
+                }
+            )
+    if not rows:
+        reasons = dict.fromkeys(f"{r.method}{f' at {r.budget}' if r.budget else ''}: {r.reason}" for r in refused)
+        raise UserError(f"No row is left: {'; '.join(reasons)}.")
+    return rows, refused

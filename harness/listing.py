@@ -1,0 +1,97 @@
+"""What `toksweep list` and `toksweep doctor` show: names and what they need, read without importing their modules."""
+
+from __future__ import annotations
+
+import json
+
+from .registry import Broken, registry
+
+Row = dict[str, object]
+
+
+def listing(what: str) -> tuple[list[Row], list[Broken]]:
+    """Rows of one kind, and the plug-ins that cannot be read."""
+    if what == "models":
+        return _stored_models(), []
+    found = registry(what)  # type: ignore[arg-type]
+    make = {"methods": _method, "tasks": _task, "metrics": _metric}[what]
+    return [make(e.name, e.kind, dict(e.meta), e.summary) for e in found], found.broken
+
+
+def _stored_models() -> list[Row]:
+    """Published models whose configuration is stored with us; any folder or hub id of their classes will do as well."""
+    from .models.published import stored_configs, stored_path
+
+    rows: list[Row] = []
+    for ref in stored_configs():
+        config = json.loads(stored_path(ref).read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "name": ref,
+                "class": config["architectures"][0],
+                "visual_tokens": config.get("image_seq_length"),
+                "vision_layers": config["vision_config"].get("num_hidden_layers"),
+                "llm_layers": config["text_config"].get("num_hidden_layers"),
+            }
+        )
+    return rows
+
+
+def _method(name: str, kind: str, meta: Row, summary: str) -> Row:
+    return {
+        "name": name,
+        "kind": kind,
+        "places": list(meta.get("places", ())),  # type: ignore[call-overload]
+        "needs": list(meta.get("needs", ())),  # type: ignore[call-overload]
+        "floor": bool(meta.get("floor", False)),
+        "budget_kind": meta.get("budget_kind", "full" if kind == "untouched" else "at_most"),
+        "verified": meta.get("verified"),
+        "paper": meta.get("paper"),
+        "repository": meta.get("repository"),
+        "summary": summary,
+    }
+
+
+def _task(name: str, kind: str, meta: Row, summary: str) -> Row:
+    return {
+        "name": name,
+        "family": meta["family"],
+        "metrics": list(meta["metrics"]),  # type: ignore[call-overload]
+        "builtin": meta["builtin"],
+        "licence": meta["licence"],
+        "summary": summary,
+    }
+
+
+def _metric(name: str, kind: str, meta: Row, summary: str) -> Row:
+    return {
+        "name": name,
+        "family": meta["family"],
+        "unit": meta["unit"],
+        "higher_is_better": meta["higher_is_better"],
+        "backend": meta["backend"],
+        "summary": summary,
+    }
+
+
+def diagnosis() -> list[Row]:
+    """Backends and devices: ready or not, and how to get what is missing."""
+    from ..metrics.backends import survey
+
+    rows: list[Row] = [
+        {"name": s.name, "kind": s.kind, "ready": s.ready, "detail": s.detail, "how_to_get": s.how_to_get}
+        for s in survey()
+    ]
+    return rows + _devices()
+
+
+def _devices() -> list[Row]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    detail = torch.cuda.get_device_name(0) if cuda else "no CUDA device is visible"
+    hint = "" if cuda else "install an NVIDIA driver, or sweep with --device cpu"
+    return [
+        {"name": "cpu", "kind": "device", "ready": True, "detail": f"torch {torch.__version__}", "how_to_get": ""},
+        {"name": "cuda", "kind": "device", "ready": cuda, "detail": detail, "how_to_get": hint},
+    ]

@@ -1,0 +1,377 @@
+"""A vision-language model as the runner sees it: prepare a batch once, encode it once, answer it under many schedules.
+
+What a family must add is small (see `VisionLanguageModel`'s abstract methods); cutting, decoding and counting are here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from ..contracts import Compressor, ModelShape, Sample, Stage, UserError
+from ..schedule import Schedule
+from .calls import BudgetKind, Calls
+from .cutter import Cutter, Span, reduce_span, settled, whole_span
+from .data import Answer, Batch, Encoded, FamilyInfo
+from .encoder import Block, Merger
+from .taps import Listener, Seen, tap
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig
+
+__all__ = ["Answer", "Batch", "Decoding", "Encoded", "FamilyInfo", "VisionLanguageModel"]
+
+
+_READABLE = {
+    "pixel": frozenset[str](),
+    "encoder": frozenset({"keys"}),
+    "projector": frozenset({"class_attention", "class_token"}),
+    "decoder": frozenset({"last_attention"}),
+}
+"""Signals that are at hand at each place, without the `@layer` behind them."""
+
+
+@dataclass
+class Decoding:
+    """A prompt after prefill, ready for the next token."""
+
+    logits: torch.Tensor
+    cache: object
+    cutter: Cutter
+    calls: Calls | None
+    valid: torch.Tensor
+    position: torch.Tensor
+
+
+class VisionLanguageModel(ABC):
+    """A model of one family.
+
+    Attributes:
+        architecture: the class of transformers that the family serves.
+        revision: digest of weights and configuration of a local folder, or the hub's commit.
+    """
+
+    family: ClassVar[str]
+    architecture: ClassVar[str]
+
+    def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
+        self.model, self.processor, self.shape, self.info, self.revision = model, processor, shape, info, revision
+        self.places, self.signals = info.places, info.signals
+        self.device = next(model.parameters()).device
+
+    # ---------------------------------------------------------------------------------------------- a family's own part
+
+    @staticmethod
+    @abstractmethod
+    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+        """Shape and abilities of a configuration; UserError for one that the family does not serve."""
+
+    @abstractmethod
+    def prompt(self, sample: Sample, images: int) -> str:
+        """The text of a sample's prompt, with one image token per picture."""
+
+    @abstractmethod
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> Mapping[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` (left-padded) and `pixel_values` of a batch."""
+
+    @abstractmethod
+    def shrink(self, pictures: Sequence[Image], grid: tuple[int, int]) -> torch.Tensor:
+        """Pixels of the same crops at a smaller patch grid, [images, 3, height, width]."""
+
+    @abstractmethod
+    def project(self, pixels: torch.Tensor, *, resized: bool, class_token: bool) -> torch.Tensor:
+        """Visual tokens as the LLM gets them, [images, n, dim], the class token in front if asked for."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[Block]:
+        """Layers of the vision tower."""
+
+    @property
+    @abstractmethod
+    def text_model(self) -> nn.Module:
+        """The text model, with `layers` and `rotary_emb`."""
+
+    @property
+    @abstractmethod
+    def image_token(self) -> str:
+        """The text that stands for a picture in a prompt."""
+
+    @property
+    @abstractmethod
+    def placeholder(self) -> int:
+        """Id of the token that a visual token takes the place of."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> object:
+        """The tokenizer, for decoding answers."""
+
+    # ------------------------------------------------------------------------------------------------------- preparing
+
+    def prepare(self, samples: Sequence[Sample], images: Sequence[Sequence[Image]]) -> Batch:
+        """Preprocess and tokenise samples with their decoded pictures, one list per sample.
+
+        Raises:
+            UserError: a sample without a question or a picture, or whose question holds the model's image token.
+        """
+        for sample, pictures in zip(samples, images, strict=True):
+            if sample.question is None or not pictures:
+                lack = "question" if sample.question is None else "picture"
+                raise UserError(
+                    f"Sample {sample.id} has no {lack}: a vision-language model needs a picture and a question."
+                )
+            if self.image_token in sample.question:
+                raise UserError(
+                    f"The question of sample {sample.id} holds {self.image_token}, where pictures go: reword it."
+                )
+        owner = tuple(row for row, pictures in enumerate(images) for _ in pictures)
+        flat = tuple(picture for pictures in images for picture in pictures)
+        prompts = [self.prompt(s, len(p)) for s, p in zip(samples, images, strict=True)]
+        inputs = self.tokenise(prompts, list(flat))
+        ids = inputs["input_ids"]
+        for row, sample in enumerate(samples):
+            found, wanted = int((ids[row] == self.placeholder).sum()), self.shape.tokens * owner.count(row)
+            if found != wanted:
+                raise UserError(
+                    f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
+                    "tokens: its preprocessor_config.json does not fit its config.json."
+                )
+        to = self.device
+        return Batch(
+            tuple(s.id for s in samples), flat, owner, ids.to(to), inputs["attention_mask"].to(to),
+            inputs["pixel_values"].to(to),
+        )  # fmt: skip
+
+    def single(self, batch: Batch, encoded: Encoded | None, index: int) -> tuple[Batch, Encoded | None]:
+        """One sample of a batch, without the padding that it had there."""
+        images = batch.images_of(index)
+        on = batch.attention_mask[index].bool()
+        alone = Batch(
+            (batch.sample_ids[index],), tuple(batch.pictures[i] for i in images), (0,) * len(images),
+            batch.input_ids[index : index + 1, on], batch.attention_mask[index : index + 1, on], batch.pixels[images],
+        )  # fmt: skip
+        if encoded is None:
+            return alone, None
+        signals = {name: tuple(values[i] for i in images) for name, values in encoded.signals.items()}
+        return alone, Encoded(tuple(encoded.features[i] for i in images), signals)
+
+    # -------------------------------------------------------------------------------------------------------- encoding
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, reads: frozenset[str] = frozenset()) -> Encoded:
+        """The vision pass that all cells without pixel or encoder stages share; `reads` joins their signals."""
+        return self._encode(batch, reads, (), None)
+
+    def _encode(self, batch: Batch, reads: frozenset[str], stages: Sequence[Stage], calls: Calls | None) -> Encoded:
+        found: dict[str, torch.Tensor] = {}
+        smaller = next((s.grid for s in stages if s.place == "pixel"), None)
+        inside = [s for s in stages if s.place == "encoder"]
+        class_index = 0 if self.shape.class_token else None
+        pixels = batch.pixels if smaller is None else self.shrink(batch.pictures, smaller).to(self.device)
+        with ExitStack() as stack:
+            for name in reads:
+                kind, _, layer = name.partition("@")
+                if kind == "class_attention":
+                    stack.enter_context(tap(self.blocks[int(layer)].attention, _class_row(found, name)))
+            if inside:
+                assert calls is not None
+                stack.enter_context(Merger(self.blocks, inside, calls, class_index).attached())
+            tokens = self.project(pixels, resized=smaller is not None, class_token="class_token" in reads)
+        if "class_token" in reads:
+            found["class_token"], tokens = tokens[:, :1], tokens[:, 1:]
+        return Encoded(tuple(tokens), {name: tuple(values) for name, values in found.items()})
+
+    # ------------------------------------------------------------------------------------------------------- answering
+
+    @torch.no_grad()
+    def answer(
+        self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
+        max_new_tokens: int, budget_kind: BudgetKind = "exact",
+    ) -> list[Answer]:  # fmt: skip
+        """Answer every sample of a batch by greedy decoding.
+
+        Args:
+            encoded: what `encode` returned; None (and ignored where the schedule changes the encoding) encodes here.
+            compressor: what `schedule.stages` came from; None where the schedule has none.
+            budget_kind: as the method declares it; `exact` and `at_most` counts are checked.
+
+        Raises:
+            BrokenPromiseError: the method returned another number of tokens than its schedule says.
+        """
+        state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind)
+        written = self._write(state, max_new_tokens)
+        counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
+        texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
+        answers = []
+        for row, ids in enumerate(written):
+            images = batch.images_of(row)
+            kept = state.calls.kept(images) if state.calls else ()
+            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
+            full, seen = self.shape.tokens * len(images), tuple(counts[row])
+            answers.append(Answer(text, tuple(ids), texts[row], full, seen, seen, kept))
+        return answers
+
+    @torch.no_grad()
+    def prefill(
+        self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
+        budget_kind: BudgetKind = "exact",
+    ) -> Decoding:  # fmt: skip
+        """Run the prompt through the model under a schedule, up to the logits of the first new token."""
+        stages = schedule.stages
+        if stages and compressor is None:
+            raise ValueError("a schedule with cuts needs the compressor that they belong to")
+        self._check_stages(stages)
+        grid = next((s.grid for s in stages if s.grid), self.shape.grid)
+        calls = None
+        if stages and compressor is not None:
+            calls = Calls(
+                compressor, batch.names, grid, seed=seed, kind=budget_kind, device=self.device,
+                resized=grid != self.shape.grid,
+            )  # fmt: skip
+        reads = frozenset(name for s in stages for name in s.reads)
+        if encoded is None or any(s.place in ("pixel", "encoder") for s in stages):
+            encoded = self._encode(batch, reads, stages, calls)
+        ids, span, features = self._assemble(batch, encoded, stages, calls)
+        decoder = [s for s in stages if s.place == "decoder"]
+        cutter = Cutter(self.text_model, decoder, calls, span)
+        cache = self._new_cache()
+        with cutter.prefill():
+            logits = self._forward(ids, span.valid, span.position, cache, torch.cat(features))
+        _check_cache(cache, cutter)
+        return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
+
+    def _check_stages(self, stages: Sequence[Stage]) -> None:
+        missing = self.info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])
+        for stage in stages:
+            wrong = [n for n in stage.reads if n.partition("@")[0] not in _READABLE.get(stage.place, ())]
+            missing += [f"the signal {name} at the place {stage.place}" for name in wrong]
+        if missing:
+            raise UserError(f"The family {self.family} does not serve {', '.join(missing)}.")
+
+    def _assemble(
+        self, batch: Batch, encoded: Encoded, stages: Sequence[Stage], calls: Calls | None
+    ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:
+        """The prompt as it enters the LLM: ids, span and visual tokens after all cuts in front of it."""
+        span = whole_span(self._visual(batch), batch.attention_mask.bool())
+        ids, features = batch.input_ids, list(encoded.features)
+        if any(s.place in ("pixel", "encoder") for s in stages):
+            slots = span.slots(len(features))
+            kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
+            order, span = span.cut(kept, renumber=True)
+            ids = ids.gather(1, order)
+        for stage in stages:
+            if stage.place == "projector":
+                assert calls is not None
+                tokens, class_index = features, None
+                if "class_token" in stage.reads:
+                    class_index = len(features[0])
+                    tokens = [torch.cat([f, c]) for f, c in zip(features, encoded.signals["class_token"], strict=True)]
+                signals = {name: encoded.signals[name] for name in stage.reads if name != "class_token"}
+                order, span, features = reduce_span(span, stage, calls, tokens, signals, class_index=class_index)
+                ids = ids.gather(1, order)
+        # A dropped placeholder that has become padding must not ask for a visual token.
+        return ids.masked_fill(~span.valid, 0), settled(span), features
+
+    def _visual(self, batch: Batch) -> torch.Tensor:
+        """[batch, length] which image every slot of the full prompt belongs to, -1 for text."""
+        on = batch.input_ids == self.placeholder
+        visual = torch.full_like(batch.input_ids, -1)
+        for row in range(len(batch.sample_ids)):
+            numbers = torch.tensor(batch.images_of(row), device=self.device)
+            visual[row, on[row]] = numbers.repeat_interleave(self.shape.tokens)
+        return visual
+
+    def _forward(
+        self, ids: torch.Tensor, valid: torch.Tensor, position: torch.Tensor, cache: object,
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits of the last position in float32, [batch, vocabulary]."""
+        image = {} if features is None else {"mm_encoder_outputs": {"image": self.container(features)}}
+        out = self.model(
+            input_ids=ids, attention_mask=valid.long(), position_ids=position, past_key_values=cache, use_cache=True,
+            logits_to_keep=1, **image,
+        )  # fmt: skip
+        logits: torch.Tensor = out.logits[:, -1].float()
+        return logits
+
+    def container(self, features: torch.Tensor) -> object:
+        """Visual tokens of a whole batch, [tokens, dim], in the form in which the model takes encoded images."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=[features])
+
+    def _new_cache(self) -> object:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.text_model.config)
+
+    @torch.no_grad()
+    def decode_step(self, state: Decoding, token: torch.Tensor | None = None) -> Decoding:
+        """Feed one token per sample ([batch], default the most likely) and compute the next one's logits."""
+        token = state.logits.argmax(-1) if token is None else token
+        with state.cutter.decoding():
+            return self._step(state, token)
+
+    def _step(self, state: Decoding, token: torch.Tensor) -> Decoding:
+        valid = torch.cat([state.valid, state.valid.new_ones(len(token), 1)], 1)
+        position = state.position + 1
+        logits = self._forward(token[:, None], valid, position, state.cache)
+        return replace(state, logits=logits, valid=valid, position=position)
+
+    def _write(self, state: Decoding, max_new_tokens: int) -> list[list[int]]:
+        """Greedy decoding: the new tokens of every sample up to its end token, which is left out."""
+        ends = self.end_tokens
+        written: list[list[int]] = [[] for _ in range(len(state.logits))]
+        running = set(range(len(written)))
+        with state.cutter.decoding() if max_new_tokens > 1 else nullcontext():
+            for step in range(max_new_tokens):
+                token = state.logits.argmax(-1)
+                for row, chosen in enumerate(token.tolist()):
+                    if row in running:
+                        if chosen in ends:
+                            running.discard(row)
+                        else:
+                            written[row].append(chosen)
+                if not running or step + 1 == max_new_tokens:
+                    break
+                state = self._step(state, token)
+        return written
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        named = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        if named is None:
+            named = getattr(self.tokenizer, "eos_token_id", None)
+        return frozenset([named] if isinstance(named, int) else named or ())  # type: ignore[arg-type]
+
+    # ---------------------------------------------------------------------------------------------------------- timing
+
+    def time_first_token(
+        self, batch: Batch, compressor: Compressor | None, schedule: Schedule, seed: int, *,
+        budget_kind: BudgetKind = "exact",
+    ) -> Decoding:  # fmt: skip
+        """What the latency probe times: vision, compressor and prefill, up to the first logits."""
+        return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
+
+
+def _class_row(found: dict[str, torch.Tensor], name: str) -> Listener:
+    def see(seen: Seen) -> None:
+        found[name] = seen.rows([0])[:, :, 0, 1:]
+
+    return see
+
+
+def _check_cache(cache: object, cutter: Cutter) -> None:
+    lengths = [layer.keys.shape[-2] for layer in cache.layers]  # type: ignore[attr-defined]
+    seen = [span.valid.shape[1] for span in cutter.spans]
+    if lengths != seen:
+        raise RuntimeError(f"the cache holds {lengths} tokens per layer where the layers saw {seen}")

@@ -1,0 +1,144 @@
+"""The family `llava`: LlavaForConditionalGeneration with a CLIP or SigLIP tower and a projector in front of any LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..contracts import ModelShape, Sample, UserError
+from .base import VisionLanguageModel
+from .data import FamilyInfo
+from .encoder import Block
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig
+
+_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+"""Towers that are served, and whether their first token is a class token."""
+
+
+class Llava(VisionLanguageModel):
+    """LLaVA-1.5 and its kin: one square crop per picture, every patch of one vision layer, a two-layer projector."""
+
+    family = "llava"
+    architecture = "LlavaForConditionalGeneration"
+
+    @staticmethod
+    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+        vision, text = config.vision_config, config.text_config
+        if vision.model_type not in _CLASS_TOKEN:
+            served = " and ".join(_CLASS_TOKEN)
+            raise UserError(f"The family llava serves the towers {served}, and this model has {vision.model_type}.")
+        class_token = _CLASS_TOKEN[vision.model_type]
+        if config.vision_feature_select_strategy != ("default" if class_token else "full"):
+            raise UserError(
+                f"The family llava hands all patches and no more to the LLM, but vision_feature_select_strategy is "
+                f"{config.vision_feature_select_strategy!r} for a {vision.model_type}."
+            )
+        side = vision.image_size // vision.patch_size
+        chosen = config.vision_feature_layer
+        depth = vision.num_hidden_layers
+        places = {"pixel", "projector"}
+        if isinstance(chosen, int):  # features of several layers cannot be joined once one of them has merged
+            places.add("encoder")
+            last = chosen if chosen >= 0 else depth + 1 + chosen
+        else:
+            last = max(layer if layer >= 0 else depth + 1 + layer for layer in chosen)
+        if not _slides(text):
+            places.add("decoder")
+        shape = ModelShape(
+            family="llava", tokens=side * side, grid=(side, side), vision_layers=depth,
+            llm_layers=text.num_hidden_layers, class_token=class_token, feature_layers=last,
+        )  # fmt: skip
+        signals = {"keys", "last_attention"} | ({"class_attention", "class_token"} if class_token else set())
+        return shape, FamilyInfo("llava", frozenset(places), frozenset(signals))
+
+    def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
+        super().__init__(model, processor, shape, info, revision)
+        # Older checkpoints leave these out; they follow from the model, and the processor counts placeholders by them.
+        config = model.config
+        self._patch = int(config.vision_config.patch_size)  # type: ignore[union-attr,arg-type]
+        processor.patch_size = self._patch  # type: ignore[attr-defined]
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy  # type: ignore
+        processor.num_additional_image_tokens = int(shape.class_token)  # type: ignore[attr-defined]
+        processor.tokenizer.padding_side = "left"  # type: ignore[attr-defined]
+        if processor.tokenizer.pad_token is None:  # type: ignore[attr-defined]
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token  # type: ignore[attr-defined]
+
+    def prompt(self, sample: Sample, images: int) -> str:
+        question = sample.question or ""
+        if getattr(self.processor, "chat_template", None):
+            content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+            text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            return text
+        pictures = "\n".join([self.image_token] * images)
+        return f"USER: {pictures}\n{question} ASSISTANT:"
+
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> Mapping[str, torch.Tensor]:
+        begin = self.tokenizer.bos_token  # type: ignore[attr-defined]
+        templated = bool(begin) and all(p.startswith(begin) for p in prompts)
+        inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
+            text=prompts, images=pictures, padding=True, add_special_tokens=not templated, return_tensors="pt"
+        )
+        return inputs
+
+    def shrink(self, pictures: Sequence[Image], grid: tuple[int, int]) -> torch.Tensor:
+        preprocess = self.processor.image_processor  # type: ignore[attr-defined]
+        share = grid[0] / self.shape.grid[0]
+        sizes = {}
+        for name in ("size", "crop_size"):
+            if size := getattr(preprocess, name, None):
+                sizes[name] = {k: round(v * share) for k, v in dict(size).items() if v is not None}
+        pixels: torch.Tensor = preprocess(list(pictures), return_tensors="pt", **sizes)["pixel_values"]
+        wanted = (grid[0] * self._patch, grid[1] * self._patch)
+        if tuple(pixels.shape[-2:]) != wanted:
+            raise UserError(f"The processor made pictures of {tuple(pixels.shape[-2:])} where {wanted} were asked for.")
+        return pixels
+
+    def project(self, pixels: torch.Tensor, *, resized: bool, class_token: bool) -> torch.Tensor:
+        extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
+        if class_token:
+            extra["vision_feature_select_strategy"] = "full"
+        kind: torch.dtype = self.model.dtype  # type: ignore[assignment]
+        out = self.model.get_image_features(  # type: ignore[operator]
+            pixel_values=pixels.to(kind), return_dict=True, **extra
+        )
+        return torch.stack(list(out.pooler_output))
+
+    @property
+    def blocks(self) -> list[Block]:
+        layers = self.model.model.vision_tower.encoder.layers  # type: ignore[union-attr]
+        return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in layers]  # type: ignore[union-attr]
+
+    @property
+    def text_model(self) -> nn.Module:
+        found = self.model.model.language_model  # type: ignore[union-attr]
+        assert isinstance(found, nn.Module)
+        return found
+
+    @property
+    def image_token(self) -> str:
+        return str(self.processor.image_token)  # type: ignore[attr-defined]
+
+    @property
+    def placeholder(self) -> int:
+        return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def tokenizer(self) -> object:
+        found: object = self.processor.tokenizer  # type: ignore[attr-defined]
+        return found
+
+
+def _slides(text: PretrainedConfig) -> bool:
+    """Does any LLM layer attend in a sliding window? Its cache forgets tokens, which cuts between layers rely on."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds:
+        return any(kind != "full_attention" for kind in kinds)
+    return bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)

@@ -1,0 +1,96 @@
+"""Loads a checkpoint's weights and processor, and says in one sentence why it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..contracts import UserError
+from .published import hub_revision
+from .taps import KERNELS
+
+_DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16,
+}  # fmt: skip
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_DETERMINING = (*_WEIGHTS, "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+
+def check_platform(device: str, dtype: str, attention: str) -> torch.dtype:
+    """The torch dtype.
+
+    Raises:
+        UserError: a device that is not there, an unknown dtype, an attention kernel that cannot run here.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"Dtype {dtype!r} is unknown: write one of {', '.join(_DTYPES)}.")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"Device {device!r} is unknown: write cpu, cuda, cuda:1 or mps.") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (place.index or 0) >= there.get(place.type, 0):
+        at_hand = ", ".join(f"{n} {kind}" for kind, n in there.items() if n)
+        raise UserError(f"Device {device!r} is not there; this machine has: {at_hand}.")
+    if attention not in KERNELS:
+        raise UserError(f"Attention kernel {attention!r} is not served: write one of {', '.join(KERNELS)}.")
+    if attention.startswith("flash"):
+        from transformers import utils
+
+        installed = getattr(utils, f"is_flash_attn_{attention[-1]}_available")()
+        if not installed or place.type != "cuda" or _DTYPES[dtype] is torch.float32:
+            raise UserError(
+                f"Attention kernel {attention} needs its package, a CUDA device and bf16 or fp16; take --attn sdpa."
+            )
+    return _DTYPES[dtype]
+
+
+def load(
+    ref: str, architecture: str, *, device: str, dtype: torch.dtype, attention: str
+) -> tuple[nn.Module, object, str]:
+    """A model of the class `architecture` (in evaluation mode), its processor and its revision.
+
+    Raises:
+        UserError: no weights, no processor, or a hub that cannot be reached.
+    """
+    import transformers
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    folder = Path(ref).expanduser()
+    local = folder.is_dir()
+    if local and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        raise UserError(f"{ref} holds no weights: a model needs a *.safetensors file beside its config.json.")
+    revision = digest(folder) if local else hub_revision(ref)
+    source = str(folder) if local else ref
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    options |= {} if local else {"revision": revision}
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # progress is ours to show
+    try:
+        model = getattr(transformers, architecture).from_pretrained(
+            source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
+        )
+        processor = transformers.AutoProcessor.from_pretrained(source, **options)
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        mend = "" if local else " Check the id and the network, or give a local folder."
+        raise UserError(f"{ref} cannot be loaded: {first}.{mend}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return model.to(device).eval().requires_grad_(False), processor, revision
+
+
+def digest(folder: Path) -> str:
+    """Digest of all files of a local checkpoint that determine what it says, 16 hex digits."""
+    found = hashlib.sha256()
+    for path in sorted({p for pattern in _DETERMINING for p in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            found.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]

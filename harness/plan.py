@@ -1,0 +1,340 @@
+"""SweepSpec to cells: which method fits which model, task and budget, and why not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from ..results.store import Cell, MetricInfo
+from . import schedule
+from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, UserError
+from .digest import code_digest, digest, engine_digest, library_versions, major
+from .models import ModelInfo, model_info
+from .registry import Entry, registry
+from .schedule import Schedule
+from .spec import MethodChoice, SweepSpec
+
+ENGINE = {
+    "reconstruction": ("contracts.py", "reconstruction.py"),
+    "vqa": ("contracts.py", "schedule.py", "answering.py", "models"),
+}
+"""What of the engine determines a prediction, by kind of task."""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with the objects that run it."""
+
+    cell: Cell
+    entry: Entry
+    method: object
+    budget: Budget | None
+    schedule: Schedule | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that share samples, and a model where there is one."""
+
+    task: str
+    family: str
+    model: ModelInfo | None
+    samples: tuple[Sample, ...]
+    metrics: tuple[Metric, ...]
+    cells: tuple[PlannedCell, ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A combination that was asked for and cannot run."""
+
+    task: str
+    model: str | None
+    method: str
+    budget: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do."""
+
+    spec: SweepSpec
+    groups: tuple[Group, ...]
+    refused: tuple[Refused, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, in the order in which they run."""
+        return [c.cell for g in self.groups for c in g.cells]
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Expand a spec.
+
+    Raises:
+        UserError: a task without data or model, or no cell left of those that were asked for; the message has the
+            reasons.
+    """
+    if not spec.tasks:
+        raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
+    if not spec.methods:
+        raise UserError("There is no method to sweep: add --method, see toksweep list methods.")
+    models = [model_info(m) for m in spec.models]
+    check_budgets(spec.budgets, models)
+    groups: list[Group] = []
+    refused: list[Refused] = []
+    asked = 0
+    for name in spec.tasks:
+        entry = registry("tasks").get(name)
+        family = str(entry.meta["family"])
+        asked_models = _models(family, name, models)
+        samples, subset = _subset(_samples(entry, spec), spec)
+        metrics = _metrics(entry, spec)
+        for model in asked_models:
+            expander = _Expander(spec, entry, family, model, samples, subset, metrics)
+            cells, refusals, count = expander.expand()
+            refused += refusals
+            asked += count
+            groups.append(Group(name, family, model, samples, tuple(m for _, m in metrics), tuple(cells)))
+    if not asked:
+        _nothing_left(refused)
+    if spec.models and not any(g.model for g in groups):
+        raise UserError(f"--model {spec.models[0]} is given, but no task here asks a model: add one such as images_qa.")
+    return Plan(spec, tuple(groups), tuple(refused))
+
+
+def _nothing_left(refused: Sequence[Refused]) -> None:
+    reasons = dict.fromkeys(f"{r.method} on {r.task}: {r.reason}" for r in refused)
+    shown = "; ".join(list(reasons)[:3])
+    more = f" (and {len(reasons) - 3} more, see --dry-run with another method)" if len(reasons) > 3 else ""
+    raise UserError(f"No cell is left to run: {shown}{more}.")
+
+
+def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
+    folder = spec.data.get(entry.name)
+    if folder is None and not entry.meta["builtin"]:
+        raise UserError(f"Task {entry.name} has no samples of its own: add --data {entry.name}=DIR.")
+    task = entry.load()
+    samples: list[Sample] = list(task(Path(folder) if folder else None))  # type: ignore[call-overload]
+    if not samples:
+        raise UserError(f"Task {entry.name} has no samples in {folder or 'its own data'}: check the folder.")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise UserError(f"Task {entry.name} lists the sample {sample.id!r} twice: give each its own id.")
+        seen.add(sample.id)
+    return samples
+
+
+def _subset(samples: list[Sample], spec: SweepSpec) -> tuple[tuple[Sample, ...], str]:
+    """The samples of a limit, the same for all methods; those of a smaller limit are among those of a larger one."""
+    if spec.limit is None or spec.limit >= len(samples):
+        return tuple(samples), "all"
+    if spec.subset == "first":
+        return tuple(samples[: spec.limit]), f"first:{spec.limit}"
+    strata: dict[str, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda s: hashlib.sha256(s.id.encode()).digest()):
+        strata.setdefault(sample.stratum, []).append(sample)
+    turns = chain.from_iterable(zip_longest(*(strata[k] for k in sorted(strata))))
+    chosen = {s.id for s in [s for s in turns if s is not None][: spec.limit]}
+    return tuple(s for s in samples if s.id in chosen), f"stratified:{spec.limit}"
+
+
+def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
+    names = entry.meta["metrics"]
+    assert isinstance(names, tuple)
+    found = []
+    for name in names:
+        about = registry("metrics").get(name)
+        option = about.meta["backend"]
+        metric = about.build({"backend": getattr(spec, str(option))} if option else {})
+        if not isinstance(metric, Metric):
+            raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
+        info = MetricInfo(
+            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over, metric.protocol(),
+            code_digest(about), str(about.meta["family"]),
+        )  # fmt: skip
+        found.append((info, metric))
+    return found
+
+
+def _models(family: str, task: str, models: Sequence[ModelInfo]) -> Sequence[ModelInfo | None]:
+    if family == "reconstruction":
+        return [None]
+    if not models:
+        raise UserError(f"Task {task} asks a model: add --model with a folder or a hub id, see toksweep list models.")
+    return models
+
+
+def fit_compressor(
+    entry: Entry, choice: MethodChoice, budget: Budget | None, convention: Convention, model: ModelInfo
+) -> tuple[Compressor | None, Schedule]:
+    """A compressor with its schedule on a model; no budget means no method.
+
+    Raises:
+        Refusal: it is no compressor, acts or reads where the model's family lets it not, or misses the budget.
+    """
+    if budget is None:
+        return None, schedule.untouched(model.shape)
+    if entry.kind != "compressor":
+        raise Refusal(f"{entry.name} is a {entry.kind} and codes pictures; only a compressor acts in a model")
+    places, needs = entry.meta["places"], entry.meta["needs"]
+    assert isinstance(places, tuple) and isinstance(needs, tuple)
+    if missing := model.family.lacking(places, needs):
+        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    method = entry.build(choice.parameters)
+    if not isinstance(method, Compressor):
+        raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
+    merges = bool(entry.meta["merges"])
+    return method, schedule.resolve(method, budget, convention, model.shape, merges=merges)
+
+
+def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> None:
+    """Raises UserError for a count that no model here has."""
+    full = max((m.shape.tokens for m in models), default=None)
+    for budget in budgets:
+        if full is not None and budget.unit == "tokens" and budget.value > full:
+            names = ", ".join(m.ref for m in models)
+            raise UserError(
+                f"Budget {budget.text} is above the full count of {full} tokens of {names}: write at most {full}."
+            )
+
+
+@dataclass(frozen=True)
+class _Expander:
+    """The cells of one task on one model."""
+
+    spec: SweepSpec
+    task: Entry
+    family: str
+    model: ModelInfo | None
+    samples: tuple[Sample, ...]
+    subset: str
+    metrics: list[tuple[MetricInfo, Metric]]
+
+    def expand(self) -> tuple[list[PlannedCell], list[Refused], int]:
+        """Cells, refusals, and how many cells come from methods that the user named."""
+        cells: list[PlannedCell] = []
+        refused: list[Refused] = []
+        asked = 0
+        for choice, named in self._choices():
+            entry = registry("methods").get(choice.name)
+            budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.spec.budgets
+            for budget in budgets:
+                try:
+                    method, planned = self._fit(entry, choice, budget)
+                except Refusal as reason:
+                    if named:
+                        refused.append(self._refusal(choice, budget, str(reason)))
+                    continue
+                for seed in self.spec.seeds if entry.meta.get("stochastic") else self.spec.seeds[:1]:
+                    cells.append(PlannedCell(self._cell(entry, choice, budget, seed), entry, method, budget, planned))
+                    asked += named
+        return cells, refused, asked
+
+    def _choices(self) -> list[tuple[MethodChoice, bool]]:
+        """Full tokens first, then what was named, then the floors that a question needs."""
+        named = {m.label: (m, True) for m in self.spec.methods}
+        first: dict[str, tuple[MethodChoice, bool]] = {}
+        last: dict[str, tuple[MethodChoice, bool]] = {}
+        for entry in registry("methods"):
+            if entry.kind == "untouched":
+                first[entry.name] = named.get(entry.name, (MethodChoice(entry.name), False))
+            if entry.kind == "compressor" and entry.meta["floor"] and self.spec.floors and self.model:
+                last[entry.name] = (MethodChoice(entry.name), False)
+        return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
+
+    def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
+        if self.model:
+            return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
+        return self._fit_tokenizer(entry, choice, budget) if budget else None, None
+
+    def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget) -> object:
+        if entry.kind != "tokenizer":
+            raise Refusal(
+                f"{entry.name} is a {entry.kind} and acts in a model; the task {self.task.name} is about pictures"
+            )
+        units = entry.meta["budget_units"]
+        assert isinstance(units, tuple)
+        if budget.unit not in units:
+            example = {"bpp": "0.5bpp", "tokens": "64", "percent": "25%"}
+            raise Refusal(
+                f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}"
+            )
+        return entry.build(choice.parameters)
+
+    def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
+        return Refused(
+            self.task.name,
+            self.model.ref if self.model else None,
+            choice.label,
+            budget.text if budget else None,
+            reason,
+        )
+
+    def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Cell:
+        model, spec = self.model, self.spec
+        asks = model is not None
+        work_id = digest(self._work(entry, choice, budget, seed))
+        return Cell(
+            cell_id=digest([work_id, self.subset]),
+            work_id=work_id,
+            model=model.ref if model else None,
+            model_revision=model.revision if model else None,
+            method=entry.name,
+            method_params=dict(choice.parameters),
+            label=choice.label,
+            kind=entry.kind,
+            floor=bool(entry.meta.get("floor", False)),
+            verified=_text(entry.meta.get("verified")),
+            budget=budget.text if budget else None,
+            budget_value=budget.value if budget else None,
+            budget_unit=budget.unit if budget else None,
+            budget_convention=spec.budget_convention if asks and budget else None,
+            task=self.task.name,
+            family=self.family,
+            subset=self.subset,
+            seed=seed,
+            dtype=spec.dtype if asks else None,
+            attention=spec.attention if asks else None,
+            device=spec.device if asks else "cpu",
+            metrics=tuple(info for info, _ in self.metrics),
+            sample_ids=tuple(s.id for s in self.samples),
+        )
+
+    def _work(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Mapping[str, object]:
+        """Everything that determines a prediction, a sample apart."""
+        spec = self.spec
+        libraries = entry.meta.get("libraries", ())
+        assert isinstance(libraries, tuple)
+        work: dict[str, object] = {
+            "task": self.task.name,
+            "task_revision": self.task.meta["revision"],
+            "task_code": code_digest(self.task),
+            "data": str(Path(spec.data[self.task.name]).resolve()) if self.task.name in spec.data else None,
+            "method": entry.name,
+            "parameters": dict(choice.parameters),
+            "method_code": code_digest(entry),
+            "budget": [budget.value, budget.unit] if budget else None,
+            "seed": seed,
+            "engine": engine_digest(*ENGINE["vqa" if self.model else "reconstruction"]),
+            "libraries": major(library_versions()) | library_versions(libraries),
+        }
+        if self.model:
+            work |= {
+                "model": self.model.revision,
+                "convention": spec.budget_convention if budget else None,
+                "dtype": spec.dtype,
+                "attention": spec.attention,
+                "device": spec.device.partition(":")[0],
+                "max_new_tokens": spec.max_new_tokens,
+            }
+        return work
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,85 @@
+"""Runs tokenizers on pictures: encode within the budget, decode, hand the picture to the metrics."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..results.records import SampleRecord
+from .bench import Bench, Observation, Opened, Quantity, failure
+from .contracts import Codes, Memo, Output, Sample, Tokenizer
+from .plan import PlannedCell
+
+RAW_BITS = 24
+"""Bits per pixel of the untouched 8-bit RGB picture."""
+
+
+class ReconstructionBench(Bench):
+    """Needs no model of its own: each tokenizer brings what it needs."""
+
+    batch_size = 1
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def observe(
+        self, opened: Sequence[Opened], cells: Sequence[PlannedCell]
+    ) -> Iterator[tuple[PlannedCell, Sample, Observation]]:
+        for item in opened:
+            memo = Memo()
+            for cell in cells:
+                yield cell, item.sample, _observe(cell, item, memo)
+
+    def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
+        from PIL import Image
+
+        if cell.entry.kind == "untouched":
+            return Output(image=opened.images[0])
+        if record.prediction is None or not (path := outputs / record.prediction).is_file():
+            return None
+        if cell.entry.meta["outputs"] == "picture":
+            return Output(image=Image.open(path).convert("RGB"))
+        codes = Codes(path.read_bytes(), path.suffix, record.bits or 0)
+        return Output(image=_tokenizer(cell).decode(codes))
+
+    def timed(
+        self, opened: Opened, cells: Sequence[PlannedCell]
+    ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
+        def encode_and_decode(cell: PlannedCell) -> Callable[[], object]:
+            tokenizer, budget = _tokenizer(cell), cell.budget
+            assert budget
+            return lambda: tokenizer.decode(tokenizer.encode(opened.images[0], budget, Memo()))
+
+        return {"latency": {c.cell.work_id: encode_and_decode(c) for c in cells if c.entry.kind == "tokenizer"}}
+
+
+def _tokenizer(cell: PlannedCell) -> Tokenizer:
+    assert isinstance(cell.method, Tokenizer)
+    return cell.method
+
+
+def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
+    image = opened.images[0]
+    pixels = image.width * image.height
+    if cell.entry.kind == "untouched":
+        return Observation("ok", Output(image=image), bits=RAW_BITS * pixels, pixels=pixels)
+    assert cell.budget
+    tokenizer = _tokenizer(cell)
+    try:
+        codes = tokenizer.encode(image, cell.budget, memo)
+        picture = tokenizer.decode(codes)
+        if picture.size != image.size:
+            raise ValueError(f"decoded {picture.size[0]}x{picture.size[1]} pixels of {image.width}x{image.height}")
+    except Exception as error:
+        return failure(error, pixels=pixels)
+    if cell.entry.meta["outputs"] == "picture":
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=1)
+        stream = (buffer.getvalue(), ".png")
+    else:
+        stream = (codes.stream, codes.suffix)
+    return Observation(
+        "infeasible" if codes.infeasible else "ok", Output(image=picture), stream=stream,
+        tokens_full=codes.tokens, bits=codes.bits, pixels=pixels,
+    )  # fmt: skip

@@ -1,0 +1,244 @@
+"""Runs a plan: samples outermost, cells innermost, so that what cells share is done once. A finished sample is never
+computed again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Protocol
+from urllib.parse import quote
+
+from ..results.records import SampleRecord, Score
+from ..results.store import LineWriter, ResultsFolder, new_writer_name, write_atomically
+from .bench import Bench, Observation, Opened
+from .contracts import Item, Memo, Metric, Output, Sample, UserError
+from .plan import Group, Plan, PlannedCell
+from .reconstruction import ReconstructionBench
+from .spec import SweepSpec
+
+log = logging.getLogger("toksweep")
+
+LATENCY_SAMPLES = 2
+LATENCY_ROUNDS = 5
+
+
+class Progress(Protocol):
+    """How a sweep tells of its work; the command line draws it."""
+
+    def start(self, what: str, total: int) -> None: ...
+
+    def advance(self, steps: int = 1) -> None: ...
+
+
+@dataclass
+class Tally:
+    """What a sweep did: records that stood already, were computed, only scored again, or failed."""
+
+    stood: int = 0
+    computed: int = 0
+    scored_again: int = 0
+    failed: int = 0
+    bad_inputs: int = 0
+
+
+def run(plan: Plan, folder: ResultsFolder, progress: Progress) -> Tally:
+    """Compute every record of the plan that is missing, then what the latency probe lacks."""
+    tally = Tally()
+    name = new_writer_name()
+    for group in plan.groups:
+        _GroupRun(group, plan.spec, folder, progress, tally, name).run()
+    return tally
+
+
+def open_bench(group: Group, spec: SweepSpec) -> Bench:
+    """What runs the cells of a group."""
+    if group.model is None:
+        return ReconstructionBench()
+    from .answering import AnsweringBench
+
+    return AnsweringBench(group.model, spec)
+
+
+class _GroupRun:
+    """One group of cells on one results folder."""
+
+    def __init__(
+        self, group: Group, spec: SweepSpec, folder: ResultsFolder, progress: Progress, tally: Tally, name: str
+    ) -> None:
+        self.group, self.spec, self.folder, self.progress, self.tally = group, spec, folder, progress, tally
+        self.name = name
+        self.infos = group.cells[0].cell.metrics if group.cells else ()
+        self.writers: dict[str, LineWriter] = {}
+        self.stored = {c.cell.work_id: folder.records(c.cell.work_id) for c in group.cells}
+
+    def run(self) -> None:
+        missing = {s.id: [c for c in self.group.cells if self._is_missing(c, s)] for s in self.group.samples}
+        total = sum(map(len, missing.values()))
+        self.tally.stood += len(self.group.samples) * len(self.group.cells) - total
+        timed = self._untimed()
+        if not total and not timed:
+            return
+        model = f" with {self.group.model.ref}" if self.group.model else ""
+        self.progress.start(f"{self.group.task}{model}", total)
+        try:
+            with open_bench(self.group, self.spec) as bench:
+                waiting = (s for s in self.group.samples if missing[s.id])
+                while batch := list(islice(waiting, bench.batch_size)):
+                    self._observe(bench, batch, missing)
+                if timed:
+                    self._probe(bench, timed)
+        finally:
+            for writer in self.writers.values():
+                writer.close()
+
+    # --------------------------------------------------------------------------------------------------------- records
+
+    def _is_missing(self, cell: PlannedCell, sample: Sample) -> bool:
+        record = self.stored[cell.cell.work_id].get(sample.id)
+        if record is None or record.fingerprint != sample.fingerprint:
+            return True
+        if record.status == "bad_input" or (record.status == "failed" and self.spec.retry_failed):
+            return True
+        return not self._is_scored(record)
+
+    def _is_scored(self, record: SampleRecord) -> bool:
+        for info in self.infos:
+            score = record.scores.get(info.name)
+            if score is None and record.status == "failed" and info.worst is None:
+                continue
+            if score is None or (score.protocol, score.code) != (info.protocol, info.code):
+                return False
+        return True
+
+    def _observe(self, bench: Bench, samples: Sequence[Sample], missing: dict[str, list[PlannedCell]]) -> None:
+        opened = [o for s in samples if (o := self._open(s, missing[s.id])) is not None]
+        todo: dict[str, set[str]] = {}
+        for item in opened:
+            for cell in missing[item.sample.id]:
+                if not self._score_again(bench, cell, item):
+                    todo.setdefault(cell.cell.work_id, set()).add(item.sample.id)
+        cells = [c for c in self.group.cells if c.cell.work_id in todo]
+        for cell, sample, seen in bench.observe(opened, cells):
+            if sample.id in todo[cell.cell.work_id]:
+                self._write(cell, sample, self._record(cell, sample, seen))
+                self.tally.computed += 1
+
+    def _open(self, sample: Sample, cells: Sequence[PlannedCell]) -> Opened | None:
+        """Decode a sample; one that cannot be decoded is recorded so in every cell alike, before any method."""
+        try:
+            return Opened(sample, tuple(load() for load in sample.images))
+        except UserError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+            self.tally.bad_inputs += 1
+            for cell in cells:
+                old = self.stored[cell.cell.work_id].get(sample.id)
+                record = SampleRecord(sample.id, sample.cluster_id, sample.fingerprint, "bad_input", error=text)
+                if old == record:  # it is looked at in every run, since the file may have been mended
+                    self.progress.advance()
+                else:
+                    self._write(cell, sample, record)
+            return None
+
+    def _record(self, cell: PlannedCell, sample: Sample, seen: Observation) -> SampleRecord:
+        record = SampleRecord(
+            sample.id, sample.cluster_id, sample.fingerprint, seen.status, seen.prediction, {}, seen.tokens_full,
+            seen.tokens_per_layer, seen.tokens_kv, seen.text_tokens, seen.kept_indices, seen.bits, seen.pixels,
+            seen.flops, seen.error,
+        )  # fmt: skip
+        if seen.stream and self.spec.keep_outputs:
+            file = quote(sample.id, safe="") + seen.stream[1]
+            write_atomically(self.folder.output(cell.cell.work_id, file), seen.stream[0])
+            record = replace(record, prediction=file)
+        return self._scored(record, sample, seen.output)
+
+    def _score_again(self, bench: Bench, cell: PlannedCell, opened: Opened) -> bool:
+        """Score a finished record whose metrics changed from what was kept of it; False where that cannot be."""
+        record = self.stored[cell.cell.work_id].get(opened.sample.id)
+        if record is None or record.fingerprint != opened.sample.fingerprint or record.status == "bad_input":
+            return False
+        if record.status == "failed" and self.spec.retry_failed:
+            return False
+        output = None
+        if record.status != "failed":
+            output = bench.restore(cell, opened, record, self.folder.output(cell.cell.work_id, ""))
+            if output is None:
+                return False
+        self._write(cell, opened.sample, self._scored(record, opened.sample, output))
+        self.tally.scored_again += 1
+        return True
+
+    def _scored(self, record: SampleRecord, sample: Sample, output: Output | None) -> SampleRecord:
+        """The record with the scores of its output, or with the worst ones where there is none."""
+        if output is not None:
+            memo = Memo()
+            try:
+                items = [m.score(output, sample, memo) for m in self.group.metrics]
+                return replace(record, scores=self._scores(items))
+            except UserError:
+                raise
+            except Exception as error:
+                text = " ".join(str(error).split())
+                record = replace(record, status="failed", error=f"scoring, {type(error).__name__}: {text}"[:500])
+        return replace(record, scores=self._scores([_worst(m, sample) for m in self.group.metrics]))
+
+    def _scores(self, items: Sequence[list[Item] | None]) -> dict[str, Score]:
+        return {
+            info.name: Score(info.protocol, info.code, tuple((i.value, dict(i.slices)) for i in found))
+            for info, found in zip(self.infos, items, strict=True)
+            if found is not None
+        }
+
+    def _write(self, cell: PlannedCell, sample: Sample, record: SampleRecord) -> None:
+        work_id = cell.cell.work_id
+        if work_id not in self.writers:
+            self.writers[work_id] = self.folder.sample_writer(work_id, self.name)
+        self.writers[work_id].append(record.to_json())
+        self.stored[work_id][sample.id] = record
+        if record.status == "failed":
+            self.tally.failed += 1
+            log.debug("%s failed on %s: %s", cell.cell.label, sample.id, record.error)
+        self.progress.advance()
+
+    # --------------------------------------------------------------------------------------------------------- latency
+
+    def _untimed(self) -> list[PlannedCell]:
+        """Cells that the probe has not timed yet; pictures are timed unless told otherwise, models only when asked."""
+        wanted = self.spec.latency if self.spec.latency is not None else self.group.model is None
+        if not wanted:
+            return []
+        cells = [c for c in self.group.cells if not self.folder.latencies(c.cell.work_id)]
+        if self.group.model is None:
+            return [c for c in cells if c.entry.kind != "untouched"]
+        baseline = [c for c in self.group.cells if c.entry.kind == "untouched"]
+        return list({c.cell.work_id: c for c in [*baseline, *cells]}.values()) if cells else []
+
+    def _probe(self, bench: Bench, cells: Sequence[PlannedCell]) -> None:
+        from .cost.latency import probe
+
+        usable = (o for s in self.group.samples if (o := self._reopen(s)) is not None)
+        chosen = list(islice(usable, LATENCY_SAMPLES))
+        baseline = next((c.cell.work_id for c in cells if c.entry.kind == "untouched"), None)
+        self.progress.start(f"latency of {self.group.task}", len(chosen))
+        for number, opened in enumerate(chosen):
+            for quantity, cases in bench.timed(opened, cells).items():
+                for work_id, timing in probe(cases, baseline, rounds=LATENCY_ROUNDS, device=self.spec.device).items():
+                    writer = self.folder.latency_writer(work_id, f"{self.name}-{quantity}-{number}")
+                    writer.append({"sample_id": opened.sample.id, "quantity": quantity, **asdict(timing)})
+                    writer.close()
+            self.progress.advance()
+
+    def _reopen(self, sample: Sample) -> Opened | None:
+        stored = [self.stored[c.cell.work_id].get(sample.id) for c in self.group.cells]
+        if any(r is None or r.status in ("bad_input", "failed") for r in stored):
+            return None
+        return Opened(sample, tuple(load() for load in sample.images))
+
+
+def _worst(metric: Metric, sample: Sample) -> list[Item] | None:
+    if metric.worst is None:
+        return None
+    return [Item(metric.worst, slices) for slices in metric.items(sample)]

@@ -1,0 +1,62 @@
+"""ToMe: merge alike tokens inside the vision tower, a few in every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import merge_schedule, pair_alike
+
+
+@compressor(
+    "tome",
+    places=("encoder",),
+    needs=("keys",),
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2210.09461",
+    repository="facebookresearch/ToMe",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class ToMe:
+    """Merge the most similar pairs of tokens between attention and MLP of every vision layer.
+
+    Paper: Token Merging: Your ViT But Faster, arXiv 2210.09461; authors' repository facebookresearch/ToMe.
+    `view.tokens` is [batch, n, dim] with the class token in front, which never merges; similarity is the cosine of
+    `keys` [batch, heads, n, d] averaged over heads; merged tokens are means weighted by size, and later layers attend
+    in proportion to size. Tokens leave in the authors' order (unmerged even places, then odd places).
+
+    Departs from the paper: `keep` is the count that reaches the LLM. The same number merges in every layer (with
+    `inflect` a linear ramp, -1 merges most in the first layers) up to the layer that the LLM's features come from, as
+    the rest is unused; it is the smallest number that gets there, and the last merging layer merges what is missing.
+    No layer merges more than half of its tokens, so that a shallow tower cannot go below a certain count.
+    """
+
+    inflect: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inflect, int | float) or not -1 <= self.inflect <= 1:
+            raise ValueError(f"inflect must be a number from -1 to 1, not {self.inflect!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        keep = max(keep, 1)
+        layers = shape.feature_layers or shape.vision_layers
+        planned: list[Stage] = []
+        for merges in range(shape.tokens + 1):
+            left, planned = shape.tokens, []
+            for layer, wanted in enumerate(merge_schedule(layers, merges, self.inflect)):
+                merged = min(wanted, left // 2, left - keep)
+                if merged > 0:
+                    left -= merged
+                    planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=True))
+            if left == keep:
+                break
+        return tuple(planned)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        protected = 0 if view.class_index is None else 1
+        n = view.tokens.shape[1]
+        groups, anchor = pair_alike(view["keys"].float().mean(1), n - protected - keep, protected)
+        return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")

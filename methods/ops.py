@@ -1,0 +1,99 @@
+"""The few tensor operations that several methods share: choosing the best, spreading out, pairing alike tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
+    """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    return ranked[..., :keep].sort(dim=-1).values
+
+
+def spread_out(points: torch.Tensor, keep: int) -> torch.Tensor:
+    """Greedy max-min diversity under cosine distance: [batch, n, dim] to [batch, keep] indices in the order picked.
+
+    The first pick is the point that is farthest from its nearest neighbour; every next one is the point farthest from
+    the nearest point picked so far. The lowest index wins a tie, and no index is picked twice, duplicates included.
+    """
+    size, n, _ = points.shape
+    unit = torch.nn.functional.normalize(points.float(), dim=-1)
+    distance = 1 - unit @ unit.mT
+    picks = torch.zeros(size, keep, dtype=torch.long, device=points.device)
+    if keep == 0 or n == 1:
+        return picks
+    rows = torch.arange(size, device=points.device)
+    taken = torch.zeros(size, n, dtype=torch.bool, device=points.device)
+    nearest = distance.topk(2, dim=1, largest=False).values[:, 1]  # the smallest is each point itself
+    for step in range(keep):
+        pick = nearest.masked_fill(taken, -torch.inf).argmax(-1)
+        picks[:, step], taken[rows, pick] = pick, True
+        nearest = distance[rows, pick] if step == 0 else torch.minimum(nearest, distance[rows, pick])
+    return picks
+
+
+def pair_alike(metric: torch.Tensor, merges: int, protected: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """One round of bipartite soft matching (ToMe, arXiv 2210.09461): which tokens to merge into which.
+
+    Tokens at even places look for the most similar (cosine) token at an odd place; the `merges` closest pairs merge.
+
+    Args:
+        metric: [batch, n, d] what similarity is measured on.
+        merges: pairs to merge, at most half of the unprotected tokens (more are clamped).
+        protected: leading tokens that never merge: 1 for a class token, 2 with a distillation token behind it.
+
+    Returns:
+        groups: [batch, n] the output row of every token. Rows: unmerged tokens of even places (in order of place if
+            a token is protected, else from the least to the most similar in the order of merging), then odd places;
+            two protected tokens come first.
+        anchor: [batch, n - merges] the token that gives each row its place.
+    """
+    size, n, _ = metric.shape
+    device = metric.device
+    merges = max(0, min(merges, (n - protected) // 2))
+    everyone = torch.arange(n, device=device).expand(size, n)
+    if merges == 0:
+        return everyone, everyone
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    scores = unit[:, ::2] @ unit[:, 1::2].mT
+    if protected >= 1:
+        scores[:, 0] = -torch.inf
+    if protected >= 2:
+        scores[:, :, 0] = -torch.inf
+    best, partner = scores.max(-1)
+    order = best.sort(dim=-1, descending=True, stable=True).indices
+    merged, rest = order[:, :merges], order[:, merges:]
+    if protected:
+        rest = rest.sort(dim=-1).values
+    odd = everyone[:, 1::2]
+    anchor = torch.cat([rest * 2, odd], 1)
+    if protected >= 2:  # class, distillation, the rest of the even places, the rest of the odd ones
+        anchor = torch.cat([anchor[:, :1], odd[:, :1], rest[:, 1:] * 2, odd[:, 1:]], 1)
+    place = torch.empty_like(everyone).scatter_(1, anchor, everyone[:, : n - merges].contiguous())
+    target = 2 * partner.gather(1, merged) + 1
+    return place.scatter(1, 2 * merged, place.gather(1, target)), anchor
+
+
+def merge_schedule(layers: int, merges: int | Sequence[int], inflect: float = 0.0) -> list[int]:
+    """Tokens to merge in each layer (ToMe): a constant, a linear ramp, or a list that is padded with zeros.
+
+    The ramp runs from `int(merges * (1 - inflect))` to its mirror about `merges`; -1 merges most in the first layers.
+    """
+    if not isinstance(merges, int):
+        return [*merges, *[0] * (layers - len(merges))][:layers]
+    first = int(merges * (1 - inflect))
+    step = (2 * merges - 2 * first) / (layers - 1) if layers > 1 else 0.0
+    return [int(first + step * layer) for layer in range(layers)]
+
+
+def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
+    """The largest grid of at most `keep` cells with the shape of `grid` (at least one cell): a square stays square."""
+    rows, columns = grid
+    for height in range(rows, 0, -1):
+        width = max(1, height * columns // rows)
+        if height * width <= keep:
+            return height, width
+    return 1, 1

@@ -1,0 +1,274 @@
+"""Figures: a metric against one cost, with intervals, the front, the floors as a band and the untouched ceiling."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullLocator
+
+from .pareto import front
+from .ranking import BUDGET, SERIES, as_rows
+from .tables import COSTS, budget_text, file_name, setting_text, show, show_cost
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+INK, PAPER = "#1b1f24", "#ffffff"
+DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
+"""Costs that scores are drawn against, with the word for the better way."""
+FORMATS = ("svg", "png", "pdf")
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure of a report."""
+
+    color: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that was written, and its SVG made fit to stand in a page (colours of the text follow the page)."""
+
+    task: str
+    subset: str
+    metric: str
+    protocol: str
+    cost: str
+    caption: str
+    stem: str
+    svg: str
+
+
+def styles(cells: pd.DataFrame) -> dict[str, Style]:
+    """A colour per method and a marker per label, the same for the whole report."""
+    labels = sorted(set(zip(cells["method"], cells["label"], strict=True)))
+    methods = sorted({m for m, _ in labels})
+    return {
+        label: Style(PALETTE[methods.index(method) % len(PALETTE)], MARKERS[number % len(MARKERS)])
+        for number, (method, label) in enumerate(labels)
+    }
+
+
+def draw(ranked: pd.DataFrame, out: Path) -> list[Figure]:
+    """Write every figure that the table has points for, as `out/STEM.svg`, `.png` and `.pdf`.
+
+    Args:
+        ranked: what `ranking.rank` returned.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    looks = styles(ranked)
+    made: list[Figure] = []
+    stems: set[str] = set()
+    for _, rows in ranked.groupby(SERIES, dropna=False, sort=False):
+        records = as_rows(rows)
+        for cost in DRAWN:
+            points = [r for r in records if r["kind"] != "untouched" and _known(r[cost]) and _known(r["value"])]
+            if not points:
+                continue
+            first = records[0]
+            stem = file_name(first["task"], first["subset"], first["metric"], cost)
+            while stem in stems:
+                stem += "_"
+            stems.add(stem)
+            made.append(_draw_one(records, points, cost, looks, out, stem))
+    return made
+
+
+def _draw_one(
+    records: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    cost: str,
+    looks: dict[str, Style],
+    out: Path,
+    stem: str,
+) -> Figure:
+    first = records[0]
+    points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
+    settings: Any = {**_STYLE, "svg.hashsalt": stem}
+    with mpl.rc_context(settings):
+        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
+        axes = canvas.subplots()
+        _floors(axes, points, cost)
+        _front(axes, points, cost)
+        for label in dict.fromkeys(r["label"] for r in points):
+            _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
+        _ceiling(axes, records, points)
+        _finish(axes, first, points, cost)
+        names = axes.get_legend_handles_labels()[1]
+        canvas.legend(
+            loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
+        )
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")  # laid out once, for three formats
+        for form in FORMATS:
+            metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+            canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+    svg = inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, {r["gid"]: _title(r, cost) for r in points})
+    setting = setting_text(first)
+    caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
+    return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _points(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
+    """The points of one label; a cross marks what is infeasible or partial, hollow is what cannot be ranked."""
+    x, y = [float(r[cost]) for r in rows], [float(r["value"]) for r in rows]
+    axes.errorbar(x, y, yerr=_whiskers(rows), fmt="none", ecolor=look.color, elinewidth=1, capsize=2, zorder=2)
+    for row in rows:
+        hollow = row["illustrative"] or row["status"] != "complete"
+        (marker,) = axes.plot(
+            row[cost], row["value"], look.marker, color=look.color, markersize=7, markeredgewidth=1.4, zorder=3,
+            markerfacecolor=PAPER if hollow else look.color,
+        )  # fmt: skip
+        marker.set_gid(row["gid"])
+        if row is rows[0]:
+            marker.set_label(row["label"] + (" (floor)" if row["floor"] else ""))
+    if crossed := [r for r in rows if r["status"] != "complete"]:
+        x, y = [r[cost] for r in crossed], [r["value"] for r in crossed]
+        axes.plot(x, y, "x", color=look.color, markersize=4, markeredgewidth=1.2, zorder=4)
+
+
+def _whiskers(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """[2, rows] lengths below and above; NaN, hence not drawn, where there is no interval."""
+    ends = [(r["value"] - r["ci_low"], r["ci_high"] - r["value"]) for r in rows]
+    return np.clip(np.array(ends, dtype=np.float64).T, 0.0, None)
+
+
+def _front(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
+    """The front of the cells that are comparable; dashed where it rests on illustrative ones."""
+    able = [r for r in points if r["status"] == "complete" and r["source"] == "measured"]
+    if len(able) < 2:
+        return
+    x, y = np.array([r[cost] for r in able], float), np.array([r["value"] for r in able], float)
+    mask = front(x, y, higher_is_better=able[0]["sign"] > 0)
+    order = np.argsort(x[mask])
+    illustrative = any(r["illustrative"] for r, on in zip(able, mask, strict=True) if on)
+    axes.plot(
+        x[mask][order], y[mask][order], linestyle="--" if illustrative else "-", color=INK, alpha=0.55, linewidth=1.3,
+        zorder=1, label="front (illustrative)" if illustrative else "front",
+    )  # fmt: skip
+
+
+def _floors(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
+    """From the lowest to the highest end of the floors' intervals, budget by budget."""
+    groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    for row in points:
+        if row["floor"]:
+            groups.setdefault(tuple(row[c] for c in BUDGET), []).append(row)
+    if len(groups) < 2:
+        return
+    band = sorted(
+        (
+            float(np.mean([r[cost] for r in rows])),
+            min(r["ci_low"] if _known(r["ci_low"]) else r["value"] for r in rows),
+            max(r["ci_high"] if _known(r["ci_high"]) else r["value"] for r in rows),
+        )
+        for rows in groups.values()
+    )
+    x, low, high = zip(*band, strict=True)
+    axes.fill_between(x, low, high, color="#808890", alpha=0.18, linewidth=0, zorder=0, label="floors")
+
+
+def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, Any]]) -> None:
+    """The untouched cell as a line, or named at the edge where drawing it would flatten everything else."""
+    values = [r["value"] for r in records if r["kind"] == "untouched" and _known(r["value"])]
+    if not values:
+        return
+    ceiling, drawn = float(np.mean(values)), [r["value"] for r in points]
+    text = f"untouched: {show(ceiling, records[0]['unit'] or '')}"
+    spread = max(max(drawn) - min(drawn), 1e-9)
+    beyond = max(ceiling - max(drawn), min(drawn) - ceiling, 0.0)
+    if beyond > 1.5 * spread:
+        axes.plot([], [], " ", label=f"{text} (off the scale)")
+        return
+    axes.axhline(ceiling, color=INK, alpha=0.7, linewidth=1.1, linestyle=":", zorder=1, label=text)
+
+
+def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cost: str) -> None:
+    costs = [float(r[cost]) for r in points]
+    if min(costs) > 0 and max(costs) / min(costs) > 6:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
+    unit = f", {first['unit']}" if first["unit"] else ""
+    way = "higher is better" if first["sign"] > 0 else "lower is better"
+    axes.set_ylabel(f"{first['metric']}{unit} ({way})")
+    axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
+    if first["unit"] == "%":
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g}")
+    axes.grid(alpha=0.15, color=INK)
+    axes.set_axisbelow(True)
+    axes.margins(0.07)
+
+
+def _title(row: dict[str, Any], cost: str) -> str:
+    unit = row["unit"] or ""
+    ends = f"{show(row['ci_low'], unit)} to {show(row['ci_high'], unit)}" if _known(row["ci_low"]) else "none"
+    lines = [
+        f"{row['label']} at {budget_text(row)}",
+        f"{row['metric']}: {show(row['value'], unit)}",
+        f"95% interval: {ends}",
+        f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}",
+        f"{int(row['n'])} samples, {int(row['n_clusters'])} clusters",
+    ]
+    lines += ["illustrative: too few clusters to rank"] if row["illustrative"] else []
+    lines += [str(row["status"])] if row["status"] != "complete" else []
+    return "\n".join(lines)
+
+
+def _known(value: object) -> bool:
+    return value is not None and not math.isnan(float(value))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
+
+
+def inline(svg: str, prefix: str, titles: dict[str, str]) -> str:
+    """An SVG of matplotlib's made fit for a page: ids that cannot clash, titles to hover on, the page's own colours.
+
+    Args:
+        titles: text by the id of the group that it belongs to.
+    """
+    opening, _, body = svg[svg.index("<svg") :].partition(">")
+    opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    svg = f'{opening} role="img">{body}'.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    for gid, text in titles.items():
+        group = f'<g id="{prefix}-{gid}"'
+        svg = svg.replace(f"{group}>", f'{group} class="point"><title>{escape(text)}</title>', 1)
+    return svg

@@ -1,0 +1,133 @@
+"""The report: one self-contained page with sortable leaderboards and figures, and the same as files for papers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..harness.contracts import UserError
+from ..results.records import ILLUSTRATIVE_BELOW
+from ..results.store import ResultsFolder, write_atomically
+from . import figures, ranking, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEMPLATES = Path(__file__).with_name("templates")
+ANSWERS, FAILURES = 3, 3
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A look at single samples: what a model said, or why a method failed."""
+
+    task: str
+    subset: str
+    label: str
+    budget: str
+    sample_id: str
+    status: str
+    text: str
+
+
+def write_report(
+    cells: pd.DataFrame, runs: Sequence[Mapping[str, Any]], out: Path, *, excerpts: Sequence[Excerpt] = ()
+) -> Path:
+    """Write `out/index.html`, `out/figures/` (SVG, PNG, PDF) and `out/tables/` (CSV, Markdown); return the page.
+
+    The page needs no network and no other file. Whatever a model or a file name said is escaped.
+
+    Args:
+        cells: the table of `results.aggregate.table`.
+        runs: what each run recorded of itself, oldest first.
+        excerpts: from `collect_excerpts`.
+
+    Raises:
+        UserError: nothing has been scored, or the folder cannot be written.
+    """
+    ranked = ranking.rank(cells)
+    try:
+        drawn = figures.draw(ranked, out / "figures")
+        tables.write_tables(ranked, cells, out / "tables")
+        page = out / "index.html"
+        write_atomically(page, render(ranked, cells, runs, drawn, excerpts))
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
+    return page
+
+
+def render(
+    ranked: pd.DataFrame,
+    cells: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    drawn: Sequence[figures.Figure],
+    excerpts: Sequence[Excerpt],
+) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"show": tables.show, "show_cost": tables.show_cost}
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        sections=tables.sections(ranked, cells),
+        figures=[(figure, Markup(figure.svg)) for figure in drawn],  # noqa: S704  (made here, its texts escaped)
+        runs=list(reversed(runs)),
+        excerpts=excerpts,
+        cost_names=tables.COSTS,
+        provenance=provenance,
+        least_clusters=ILLUSTRATIVE_BELOW,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def collect_excerpts(folder: ResultsFolder) -> list[Excerpt]:
+    """The first failures of every cell, and the first answers of every cell that answers questions."""
+    found = []
+    for cell in folder.cells():
+        stored = folder.records(cell.work_id)
+        records = [stored[i] for i in cell.sample_ids if i in stored]
+        failed = [r for r in records if r.status in ("failed", "bad_input")][:FAILURES]
+        said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
+        for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
+            text = (record.error or record.prediction or "")[:400]
+            budget = cell.budget or "all"
+            found.append(Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text))
+    return found
+
+
+def provenance(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a reader needs to judge and repeat a run, as names and texts; what the run did not record is left out."""
+    names = {
+        "command": "repeat with",
+        "version": "toksweep",
+        "commit": "commit",
+        "device": "device",
+        "dtype": "dtype",
+        "seeds": "seeds",
+        "libraries": "libraries",
+    }
+    for key, name in names.items():
+        value = run.get(key)
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            yield name, ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list | tuple):
+            yield name, shlex.join(map(str, value)) if key == "command" else ", ".join(map(str, value))
+        else:
+            yield name, str(value)

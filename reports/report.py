@@ -1,0 +1,25 @@
+"""From a results folder to its report: cells.parquet, tables, figures and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..results.aggregate import write_cells
+from ..results.store import ResultsFolder
+from .leaderboard import collect_excerpts, write_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def report_folder(path: Path) -> tuple[Path, pd.DataFrame]:
+    """Rebuild everything that is derived from the records; the page and the table of cells.
+
+    Raises:
+        UserError: there is nothing to report.
+    """
+    folder = ResultsFolder(path)
+    runs = folder.runs()
+    cells = write_cells(folder)
+    return write_report(cells, runs, path / "report", excerpts=collect_excerpts(folder)), cells

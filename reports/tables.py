@@ -1,0 +1,368 @@
+"""The leaderboard as data: sections by task, for the page, for CSV and Markdown, and for the terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .ranking import SETTING, as_rows, rank, sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_VARYING = {"model": "model", "dtype": "dtype", "attention": "attention", "device": "device", "seed": "seed"}
+
+
+@dataclass(frozen=True)
+class MetricColumn:
+    """One metric under one protocol: figures of different protocols never share a column."""
+
+    metric: str
+    protocol: str
+    unit: str
+    higher_is_better: bool
+
+    @property
+    def better(self) -> str:
+        """Which way is better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One score with what belongs to it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    n_items: int
+    n_clusters: int
+    status: str
+    illustrative: bool
+    ceiling: float
+    margin: float
+    floor_label: str | None
+    rank: int | None
+    tied: bool
+    unranked: str
+    unit: str
+
+    @property
+    def place(self) -> str:
+        """`2`, or `=2` for a tie, or empty."""
+        return "" if self.rank is None else f"={self.rank}" if self.tied else str(self.rank)
+
+    @property
+    def interval(self) -> str:
+        return "no interval" if math.isnan(self.low) else f"{show(self.low, self.unit)} to {show(self.high, self.unit)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the sweep, with its score under each metric of the section; costs are NaN where they do not apply."""
+
+    cell_id: str
+    label: str
+    kind: str
+    floor: bool
+    verified: str
+    budget: str
+    budget_value: float
+    varying: dict[str, str]
+    costs: dict[str, float]
+    entries: dict[MetricColumn, Entry]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All cells of one task and subset; `setting` is what they share of model, dtype, attention kernel and device."""
+
+    task: str
+    subset: str
+    family: str
+    setting: str
+    columns: tuple[MetricColumn, ...]
+    costs: tuple[str, ...]
+    varying: tuple[str, ...]
+    rows: tuple[Row, ...]
+    caution: str
+    slices: tuple[SliceRow, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """A score over a part of the items."""
+
+    label: str
+    budget: str
+    slice: str
+    metric: str
+    value: float
+    interval: str
+    n_items: int
+    n_clusters: int
+    unit: str
+
+
+COSTS = {
+    "bits_per_pixel": "bits per pixel",
+    "tokens_mean": "tokens, mean over layers",
+    "tokens_entering": "tokens entering",
+    "flops": "FLOPs to first token",
+    "latency_ms": "latency, ms",
+}
+"""Cost columns in the order shown, with their headings."""
+
+
+def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
+    """The leaderboard, a section per task and subset.
+
+    Args:
+        ranked: what `ranking.rank` returned.
+        cells: the table it was made from, for the slices.
+    """
+    found = []
+    for task, subset in dict.fromkeys(zip(ranked["task"], ranked["subset"], strict=True)):
+        rows = ranked[(ranked["task"] == task) & (ranked["subset"] == subset)]
+        columns = tuple(
+            dict.fromkeys(
+                MetricColumn(r["metric"], r["protocol"], r["unit"] or "", bool(r["higher_is_better"]))
+                for r in as_rows(rows)
+            )
+        )
+        rows = rows.assign(seed=_telling_seeds(rows))
+        varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
+        costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
+        made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
+        parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & cells["slice"].notna()]
+        made.sort(key=_order)
+        slices = tuple(_slice(r) for r in as_rows(parts))
+        family = str(rows["family"].iloc[0])
+        settings = list(dict.fromkeys(setting_text(r) for r in as_rows(rows)))
+        setting = settings[0] if len(settings) == 1 else ""
+        found.append(
+            Section(task, subset, family, setting, columns, costs, varying, tuple(made), sentence(rows), slices)
+        )
+    return found
+
+
+def _order(row: Row) -> tuple[bool, float, float]:
+    """Untouched cells first, then by budget, the best under the first metric on top; what has no value goes last."""
+    column, entry = next(iter(row.entries.items()))
+    goodness = entry.value if column.higher_is_better else -entry.value
+    budget = 0.0 if math.isnan(row.budget_value) else row.budget_value
+    return row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
+
+
+def _telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
+    """The seeds of methods that ran with several; of the others a seed says nothing."""
+    several = rows.groupby("label")["seed"].transform("nunique") > 1
+    return rows["seed"].astype(object).where(several, None)
+
+
+def _row(
+    records: list[dict[str, Any]], columns: Sequence[MetricColumn], varying: Sequence[str], costs: Sequence[str]
+) -> Row:
+    first = records[0]
+    entries = {}
+    for r in records:
+        column = next(c for c in columns if (c.metric, c.protocol) == (r["metric"], r["protocol"]))
+        entries[column] = Entry(
+            r["value"], r["ci_low"], r["ci_high"], int(r["n"]), int(r["n_items"]), int(r["n_clusters"]), r["status"],
+            bool(r["illustrative"]), r["ceiling"], r["margin"], _text(r["floor_label"]) or None,
+            None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"], column.unit,
+        )  # fmt: skip
+    return Row(
+        first["cell_id"], first["label"], first["kind"], bool(first["floor"]), _text(first["verified"]),
+        budget_text(first), _float(first["budget_value"]), {_VARYING[c]: _text(first[c]) for c in varying},
+        {c: _float(first[c]) for c in costs}, entries, _notes(records),
+    )  # fmt: skip
+
+
+def _notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
+    first, notes = records[0], []
+    counts = {k: int(_float(first[k]) or 0) for k in ("n_failed", "n_infeasible", "n_bad_input")}
+    if first["source"] != "measured":
+        notes.append(f"{first['source']}, not measured here")
+    if counts["n_failed"]:
+        notes.append(f"{counts['n_failed']} failed, counted as worst")
+    if counts["n_infeasible"]:
+        notes.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
+    if counts["n_bad_input"]:
+        notes.append(f"{counts['n_bad_input']} bad input")
+    for status in dict.fromkeys(r["status"] for r in records):
+        if status == "partial":
+            notes.append("partial: samples are still missing")
+        if status == "incomplete":
+            notes.append("incomplete: a failure has no worst value here, so there is no score")
+    return tuple(notes)
+
+
+def _slice(r: dict[str, Any]) -> SliceRow:
+    low, high = _float(r["ci_low"]), _float(r["ci_high"])
+    unit = r["unit"] or ""
+    interval = "no interval" if math.isnan(low) else f"{show(low, unit)} to {show(high, unit)}"
+    return SliceRow(
+        r["label"], budget_text(r), r["slice"], r["metric"], _float(r["value"]), interval, int(r["n_items"]),
+        int(r["n_clusters"]), unit,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+def show(value: float, unit: str = "", *, gain_of: float | None = None) -> str:
+    """A score as printed: three decimals below 10, two above; the unit `%` turns a fraction into percent.
+
+    Args:
+        gain_of: the score that `value` is a gain of: printed with its sign and with as many decimals as that score.
+    """
+    if math.isnan(value):
+        return "–"
+    if unit == "%":
+        return f"{100 * value:.1f}%" if gain_of is None else f"{100 * value:+.1f}%"
+    decimals = 3 if abs(value if gain_of is None else gain_of) < 10 else 2
+    return f"{value:{'' if gain_of is None else '+'}.{decimals}f}"
+
+
+def show_cost(name: str, value: float, *, exact: bool = True) -> str:
+    """A cost as printed, without its unit; the ticks of an axis need no trailing zeros."""
+    if math.isnan(value):
+        return "–"
+    if name == "flops":
+        for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+            if value >= factor:
+                return f"{value / factor:.3g} {prefix}"
+    if name == "bits_per_pixel" and exact:
+        return f"{value:.3f}"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def budget_text(row: dict[str, Any]) -> str:
+    """A budget as typed, with what its number counts."""
+    typed = _text(row["budget"])
+    if not typed:
+        return "all"
+    unit = " tokens" if row["budget_unit"] == "tokens" else ""
+    convention = _text(row["budget_convention"])
+    return f"{typed}{unit}" + (f" ({convention})" if convention else "")
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _float(value: object) -> float:
+    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[Path]:
+    """`cells.csv` (every row, slices included, numbers in full), `leaderboard.csv` (headline rows with ceiling, margin
+    and rank), and a Markdown table per task."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = [out / "cells.csv", out / "leaderboard.csv"]
+    cells.to_csv(written[0], index=False)
+    ranked.drop(columns="sign").to_csv(written[1], index=False)
+    for section in sections(ranked, cells):
+        path = out / f"{file_name(section.task, section.subset)}.md"
+        path.write_text(markdown(section), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def file_name(*parts: str) -> str:
+    """A name that cannot leave its folder."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", p).strip("._") or "_" for p in parts)
+
+
+def markdown(section: Section) -> str:
+    """One section as a Markdown table with its caution."""
+    head, rows = plain(section)
+    lines = [f"# {section.task} ({section.subset})", ""]
+    if section.caution:
+        lines += [section.caution, ""]
+    lines += ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    lines += [""] + [f"- {c.metric}: {c.better}; protocol {_cell(c.protocol)}" for c in section.columns]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def plain(section: Section) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows as text, for Markdown and for the terminal's summary."""
+    head = ["method", "budget", *(_VARYING[c] for c in section.varying), *(COSTS[c] for c in section.costs)]
+    for c in section.columns:
+        head += [f"{c.metric}{f', {c.unit}' if c.unit else ''} {'↑' if c.higher_is_better else '↓'}", "rank"]
+    head += ["n / clusters", "notes"]
+    rows = []
+    for row in section.rows:
+        line = [f"{row.label}{' (floor)' if row.floor else ''}", row.budget, *row.varying.values()]
+        line += [show_cost(c, row.costs[c]) for c in section.costs]
+        for column in section.columns:
+            entry = row.entries.get(column)
+            line += ["–", ""] if entry is None else [_score(entry), entry.place or "–"]
+        one = next(iter(row.entries.values()))
+        marks = ["illustrative"] if any(e.illustrative for e in row.entries.values()) else []
+        line += [f"{one.n} / {one.n_clusters}", "; ".join([*marks, *row.notes])]
+        rows.append(line)
+    return head, rows
+
+
+def summary_rows(cells: pd.DataFrame) -> list[dict[str, object]]:
+    """A row per cell for the terminal: its first metric with interval and ceiling, the others in brief.
+
+    Raises:
+        UserError: nothing has been scored.
+    """
+    rows: list[dict[str, object]] = []
+    for section in sections(rank(cells), cells):
+        for row in section.rows:
+            (first, headline), *others = row.entries.items()
+            marks = ["illustrative"] if any(e.illustrative for e in row.entries.values()) else []
+            rows.append(
+                {
+                    "task": section.task,
+                    "method": row.label + (" (floor)" if row.floor else ""),
+                    "budget": " ".join([row.budget, *(f"{k} {v}" for k, v in row.varying.items() if v)]),
+                    "spent": _spent(row),
+                    "score": f"{first.metric} {_score(headline)}",
+                    "untouched": show(headline.ceiling, first.unit),
+                    "others": ", ".join(f"{c.metric} {show(e.value, c.unit)}" for c, e in others) or None,
+                    "rank": headline.place or None,
+                    "clusters": headline.n_clusters,
+                    "notes": "; ".join([*marks, *row.notes]) or None,
+                }
+            )
+    return rows
+
+
+def _spent(row: Row) -> str | None:
+    """What the row spent: bits per pixel, or tokens."""
+    for name, unit in (("bits_per_pixel", "bpp"), ("tokens_mean", "tokens")):
+        if not math.isnan(row.costs.get(name, math.nan)):
+            return f"{show_cost(name, row.costs[name])} {unit}"
+    return None
+
+
+def _score(entry: Entry) -> str:
+    if math.isnan(entry.value):
+        return "–"
+    ends = "" if math.isnan(entry.low) else f" [{show(entry.low, entry.unit)}, {show(entry.high, entry.unit)}]"
+    return show(entry.value, entry.unit) + ends
+
+
+def setting_text(row: dict[str, Any]) -> str:
+    """Model, dtype, attention and device of a row, for captions; task and subset apart."""
+    return ", ".join(_text(row[c]) for c in SETTING[2:] if c != "model_revision" and _text(row[c]))

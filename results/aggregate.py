@@ -1,0 +1,165 @@
+"""Sample records to cell records: one row per (cell, metric, slice), complete or partial."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..metrics.statistics import Interval, cluster_bootstrap
+from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
+from .store import Cell, MetricInfo, ResultsFolder, write_atomically
+
+ROUNDS = 1000
+
+
+def table(folder: ResultsFolder) -> pd.DataFrame:
+    """The cell records of all runs of a folder, with the columns of `COLUMNS`.
+
+    Raises:
+        UserError: there is nothing in the folder.
+    """
+    rows = [row for cell in folder.cells() for row in _rows(folder, cell)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def write_cells(folder: ResultsFolder) -> pd.DataFrame:
+    """Rebuild `cells.parquet` and return its table."""
+    cells = table(folder)
+    buffer = io.BytesIO()
+    cells.to_parquet(buffer, index=False)
+    write_atomically(folder.path / "cells.parquet", buffer.getvalue())
+    return cells
+
+
+def cluster_table(
+    records: Iterable[SampleRecord], metric: str, *, mean_over: str = "", only: tuple[str, str] | None = None
+) -> tuple[list[str], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Cluster ids, with sums and counts of scored items, [clusters, bins].
+
+    Args:
+        mean_over: slice key whose values are the bins; empty for a single bin of all items.
+        only: a slice key and value; other items are left out.
+    """
+    cells: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        score = record.scores.get(metric)
+        for value, slices in score.items if score else ():
+            if only and slices.get(only[0]) != only[1]:
+                continue
+            if mean_over and not only and mean_over not in slices:
+                continue
+            cells.setdefault((record.cluster_id, slices[mean_over] if mean_over and not only else ""), []).append(value)
+    clusters, bins = sorted({c for c, _ in cells}), sorted({b for _, b in cells})
+    sums, counts = np.zeros((len(clusters), len(bins))), np.zeros((len(clusters), len(bins)))
+    for (cluster, name), values in cells.items():
+        at = clusters.index(cluster), bins.index(name)
+        sums[at], counts[at] = math.fsum(values), len(values)
+    return clusters, sums, counts
+
+
+def _rows(folder: ResultsFolder, cell: Cell) -> Iterator[dict[str, object]]:
+    stored = folder.records(cell.work_id)
+    records = [stored[i] for i in cell.sample_ids if i in stored]
+    shared = _identity(cell) | _counts(records) | _costs(records) | _latency(folder.latencies(cell.work_id))
+    for metric in cell.metrics:
+        usable = [r for r in records if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
+        status = _status(cell, records, metric)
+        for slice_name, only in [(None, None), *_slices(s for r in usable if (s := r.scores.get(metric.name)))]:
+            yield shared | _value(usable, metric, only, status) | {"slice": slice_name, "status": status}
+
+
+def _identity(cell: Cell) -> dict[str, object]:
+    values = {k: getattr(cell, k) for k in COLUMNS if hasattr(cell, k)}
+    return values | {"method_params": json.dumps(dict(cell.method_params), sort_keys=True), "source": "measured"}
+
+
+def _counts(records: Sequence[SampleRecord]) -> dict[str, object]:
+    by_status = [r.status for r in records]
+    return {
+        "n_failed": by_status.count("failed"),
+        "n_bad_input": by_status.count("bad_input"),
+        "n_infeasible": by_status.count("infeasible"),
+    }
+
+
+def _costs(records: Sequence[SampleRecord]) -> dict[str, object]:
+    done = [r for r in records if r.status in ("ok", "infeasible")]
+    layers = [r.tokens_per_layer for r in done if r.tokens_per_layer]
+    return {
+        "tokens_full": _mean(r.tokens_full for r in done),
+        "tokens_entering": _mean(n[0] for n in layers),
+        "tokens_mean": _mean(fmean(n) for n in layers),
+        "tokens_kv": _mean(r.tokens_kv for r in done),
+        "bits_per_pixel": _mean(r.bits / r.pixels for r in done if r.bits is not None and r.pixels),
+        "flops": _mean(r.flops for r in done),
+    }
+
+
+def _latency(lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    first = [t for t in lines if t["quantity"] == "latency"]
+    later = [t for t in lines if t["quantity"] == "tpot"]
+    memory = [t["peak_memory_bytes"] for t in lines if t.get("peak_memory_bytes") is not None]
+    ratios = [t["ratio"] for t in first if t.get("ratio") is not None]
+    return {
+        "latency_ms": median(t["median_ms"] for t in first) if first else None,
+        "latency_ratio": median(ratios) if ratios else None,
+        "tpot_ms": median(t["median_ms"] for t in later) if later else None,
+        "peak_memory_bytes": max(memory) if memory else None,
+    }
+
+
+def _status(cell: Cell, records: Sequence[SampleRecord], metric: MetricInfo) -> str:
+    scored = [r for r in records if r.status != "bad_input"]
+    if any(r.status == "failed" and metric.name not in r.scores for r in scored):
+        return "incomplete"
+    current = [s for r in scored if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
+    if len(records) < len(cell.sample_ids) or len(current) < len(scored):
+        return "partial"
+    return "infeasible" if any(r.status == "infeasible" for r in records) else "complete"
+
+
+def _slices(scores: Iterable[Score]) -> list[tuple[str, tuple[str, str]]]:
+    found = {(k, v) for s in scores for _, slices in s.items for k, v in slices.items()}
+    return [(f"{k}={v}", (k, v)) for k, v in sorted(found)]
+
+
+def _value(
+    records: Sequence[SampleRecord], metric: MetricInfo, only: tuple[str, str] | None, status: str
+) -> dict[str, object]:
+    clusters, sums, counts = cluster_table(records, metric.name, mean_over=metric.mean_over, only=only)
+    interval = Interval(math.nan, math.nan, math.nan)
+    if clusters and status != "incomplete":
+        interval = cluster_bootstrap(sums, counts, rounds=ROUNDS)
+    contributing = sum(
+        any(only is None or s.get(only[0]) == only[1] for _, s in r.scores[metric.name].items) for r in records
+    )
+    return {
+        "metric": metric.name,
+        "value": _number(interval.value),
+        "ci_low": _number(interval.low),
+        "ci_high": _number(interval.high),
+        "n": contributing,
+        "n_items": int(counts.sum()),
+        "n_clusters": len(clusters),
+        "illustrative": len(clusters) < ILLUSTRATIVE_BELOW,
+        "higher_is_better": metric.higher_is_better,
+        "protocol": metric.protocol,
+        "unit": metric.unit,
+        "worst": metric.worst,
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return fmean(found) if found else None
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,10 @@
+"""A tiny LLaVA under both attention kernels that a CPU has."""
+
+import pytest
+
+
+@pytest.fixture(scope="session", params=["sdpa", "eager"])
+def llava(request, llava_folder):
+    from toksweep.harness.models import open_model
+
+    return open_model(str(llava_folder), attention=request.param)

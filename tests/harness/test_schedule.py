@@ -1,0 +1,85 @@
+"""What a budget means for a method, under the three conventions."""
+
+import pytest
+from toksweep.harness.contracts import Budget, ModelShape, Refusal, Stage
+from toksweep.harness.schedule import lay_out, resolve, untouched
+
+SHAPE = ModelShape("llava", tokens=576, grid=(24, 24), vision_layers=24, llm_layers=32, class_token=True)
+
+
+class CutOnce:
+    """Before LLM layer 2, as FastV does."""
+
+    def stages(self, keep, shape):
+        return (Stage("decoder", keep, layer=2),)
+
+    def reduce(self, view, keep):
+        raise AssertionError("not called")
+
+
+class Grid(CutOnce):
+    """At most: square grids only."""
+
+    def stages(self, keep, shape):
+        side = int(keep**0.5)
+        return (Stage("projector", side * side),)
+
+
+def test_after_cut_is_the_authors_own_argument():
+    schedule = resolve(CutOnce(), Budget.parse("128"), "after_cut", SHAPE, merges=False)
+    assert schedule.layers == (576, 576) + (128,) * 30
+    assert schedule.entering == 576
+    assert schedule.mean == (2 * 576 + 30 * 128) / 32 == 156
+
+
+def test_mean_solves_for_the_largest_cut_within_the_budget():
+    schedule = resolve(CutOnce(), Budget.parse("192"), "mean", SHAPE, merges=False)
+    assert schedule.mean <= 192
+    assert (2 * 576 + 30 * (schedule.after_cut + 1)) / 32 > 192
+
+
+def test_a_mean_that_cannot_be_reached_is_refused_with_the_smallest_reachable():
+    shape = ModelShape("llava", 64, (8, 8), 8, 8, True)
+    with pytest.raises(Refusal, match=r"smallest reachable is 16 \(25%\)"):
+        resolve(CutOnce(), Budget.parse("15"), "mean", shape, merges=False)
+    assert resolve(CutOnce(), Budget.parse("25%"), "mean", shape, merges=False).layers == (64, 64, 0, 0, 0, 0, 0, 0)
+
+
+def test_entering_counts_what_goes_into_the_llm():
+    with pytest.raises(Refusal, match="smallest reachable is 576"):
+        resolve(CutOnce(), Budget.parse("64"), "entering", SHAPE, merges=False)
+
+
+def test_a_grid_keeps_at_most_the_budget():
+    schedule = resolve(Grid(), Budget.parse("192"), "mean", SHAPE, merges=False)
+    assert schedule.layers == (169,) * 32
+
+
+def test_a_method_that_needs_one_token_is_never_asked_to_enter_none():
+    with pytest.raises(Refusal, match="no visual token"):
+        lay_out((Stage("projector", 0),), SHAPE)
+
+
+def test_merging_is_bypassed_at_the_full_budget_and_selecting_is_not():
+    assert resolve(Grid(), Budget.parse("576"), "mean", SHAPE, merges=True) == untouched(SHAPE)
+    assert resolve(Grid(), Budget.parse("576"), "mean", SHAPE, merges=False).stages == (Stage("projector", 576),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        (Stage("decoder", 10, layer=32), "layers 1 to 31"),
+        (Stage("decoder", 10, layer=0), "layers 1 to 31"),
+        (Stage("encoder", 10, layer=24), "layers 0 to 23"),
+        (Stage("projector", 577), "asks for 577 of 576"),
+    ],
+)
+def test_a_cut_that_a_model_cannot_make_is_refused(stage, says):
+    with pytest.raises(Refusal, match=says):
+        lay_out((stage,), SHAPE)
+
+
+def test_papers_layer_numbers_are_scaled_to_other_depths():
+    assert SHAPE.scale(2, 32) == 2
+    assert ModelShape("x", 64, (8, 8), 6, 6, True).scale(2, 32) == 1
+    assert ModelShape("x", 64, (8, 8), 6, 28, True).scale(16, 32) == 14

@@ -1,0 +1,103 @@
+"""YAML and flags: validated, in one sentence."""
+
+from pathlib import Path
+
+import pytest
+from toksweep.harness.contracts import UserError
+from toksweep.harness.spec import load_spec
+
+
+def spec(**flags):
+    return load_spec(None, flags)
+
+
+def test_no_argument_is_the_default_sweep():
+    default = spec()
+    assert default.tasks == ("photos", "text", "faces")
+    assert [m.name for m in default.methods] == ["jpeg", "webp", "avif", "lowres"]
+    assert default.out == Path("toksweep-out")
+
+
+def test_quick_is_smaller_and_the_users_own_limit_stands():
+    assert load_spec(None, {}, quick=True).limit == 4
+    assert load_spec(None, {"limit": 2}, quick=True).limit == 2
+    assert load_spec(None, {"tasks": ["images_qa"], "models": ["m"]}, quick=True).limit == 16
+
+
+def test_flags_replace_the_keys_of_a_file_and_defaults_fill_the_rest(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("tasks: [photos]\nmethods: [jpeg, webp]\nbudgets: [1bpp]\nlimit: 3\n")
+    merged = load_spec(file, {"methods": ["avif"], "limit": None})
+    assert (merged.tasks, [m.label for m in merged.methods], merged.limit) == (("photos",), ["avif"], 3)
+
+
+def test_a_task_alone_brings_the_methods_and_budgets_of_its_family():
+    chosen = spec(tasks=["images_qa"], models=["x"])
+    assert "divprune" in [m.name for m in chosen.methods]
+    assert all(b.unit == "percent" for b in chosen.budgets)
+
+
+def test_a_method_may_be_a_mapping_with_parameters(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("tasks: [images_qa]\nmethods: [{name: fastv, layer: 3}]\nbudgets: [64]\nmodels: [m]\n")
+    assert [m.label for m in load_spec(file, {}).methods] == ["fastv(layer=3)"]
+
+
+def test_what_is_asked_twice_is_run_once():
+    twice = spec(tasks=["photos", "photos"], methods=["jpeg", "jpeg"], budgets=["1bpp", "1.0bpp"])
+    assert (len(twice.tasks), len(twice.methods), len(twice.budgets)) == (1, 1, 1)
+
+
+def test_a_spec_says_how_to_repeat_itself(tmp_path):
+    import yaml
+
+    first = spec(tasks=["photos"], methods=["jpeg"], budgets=["1bpp"], limit=2, seeds=[4])
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(first.to_json()))
+    assert load_spec(tmp_path / "again.yaml", {}) == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"tasks": ["fotos"]}, "Unknown task 'fotos'.*near: photos"),
+        ({"methods": ["jpg"]}, "Unknown method 'jpg'.*near: jpeg"),
+        ({"methods": ["fastv(depth=3)"], "tasks": ["photos"]}, "no parameter 'depth'"),
+        ({"budgets": ["0"]}, "not above 0"),
+        ({"budgets": ["many"]}, "not a number"),
+        ({"limit": 0}, "limit in the command must be a whole number of at least 1"),
+        ({"dtype": "int8"}, "dtype in the command must be one of"),
+        ({"data": {"photos": "/no/such/folder"}, "tasks": ["photos"]}, "there is no such folder"),
+        ({"data": {"text": "."}, "tasks": ["photos"]}, "add --task text"),
+        ({"seeds": [-1]}, "seeds"),
+    ],
+)
+def test_bad_flags_are_one_sentence(flags, says):
+    with pytest.raises(UserError, match=says) as error:
+        spec(**flags)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tasks: [photos\n", "is not valid YAML in line"),
+        ("- photos\n", "must hold keys"),
+        ("taskz: [photos]\n", "unknown key 'taskz'; near: tasks"),
+        ("tasks: [photos]\nlimit: many\n", "limit in .* must be a whole number"),
+        ("tasks: [photos]\nbudgets: [[1]]\n", r"Budget \[1\] is not a number"),
+        ("tasks: [photos]\nmethods: [3]\n", "A method is a name"),
+        ("tasks: photos\nlatency: maybe\n", "latency in .* must be true or false"),
+        ("tasks: !!python/object/apply:os.system [ls]\n", "is not valid YAML"),
+    ],
+)
+def test_a_malformed_file_is_one_sentence_that_names_it(tmp_path, text, says):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=says) as error:
+        load_spec(file, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_one_sentence():
+    with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
+        load_spec(Path("none.yaml"), {})

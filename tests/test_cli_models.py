@@ -1,0 +1,184 @@
+"""Sweeps of compressors in a model, and the regression check, from the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+from test_cli import records, table, toksweep
+
+FLAGS = ["--model", "tiny/model", "--task", "images_qa", "--data", "images_qa=tiny/data", "--max-new-tokens", "3"]
+
+PICK = """
+from toksweep import Reduction, compressor
+
+@compressor("{name}", places=("projector",))
+def pick(view, keep):
+    '''Keep tokens from a fixed place on.'''
+    import torch
+    picks = torch.arange({start}, {start} + keep + {more})
+    return Reduction.keep(picks.expand(len(view.tokens), -1), view.tokens.shape[1], position="renumber")
+"""
+
+
+def method(folder, name, start=0, more=0):
+    """A method file of a third party."""
+    (folder / f"{name}.py").write_text(PICK.format(name=name, start=start, more=more))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a tiny model and questions."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save_llava(folder / "tiny" / "model")
+    tiny.save_questions(folder / "tiny" / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(home):
+    """All compressors at two budgets, one sample at a time."""
+    methods = [f"--method={m}" for m in ("tome", "divprune", "fastv")]
+    toksweep("sweep", *FLAGS, *methods, "--budget", "50%", "--budget", "25%", "--latency", "--out", "one", cwd=home)
+    return home / "one"
+
+
+def headline(folder):
+    cells = table(folder)
+    return cells[(cells.metric == "vqa_match") & cells["slice"].isna()]
+
+
+def test_full_tokens_and_floors_belong_to_every_sweep_of_questions(swept):
+    cells = headline(swept)
+    assert set(cells[cells.floor].label) == {"avgpool", "downsample", "random", "uniform"}
+    assert len(cells[cells.label == "none"]) == 1
+    assert set(cells[cells.label == "random"].seed) == {0, 1, 2}
+    assert set(cells[cells.label == "uniform"].seed) == {0}
+
+
+def test_tokens_are_counted_as_executed(swept):
+    cells = headline(swept).set_index(["label", "budget"])
+    assert cells.loc[("divprune", "25%"), "tokens_mean"].item() == 4
+    fastv = cells.loc[("fastv", "50%")]
+    assert (fastv.tokens_entering.item(), fastv.tokens_mean.item() <= 8) == (16, True)
+    assert (cells.tokens_mean <= cells.tokens_full * cells.budget_value.fillna(100) / 100).all()
+    assert cells.loc["none"].flops.item() > cells.loc[("divprune", "25%")].flops.item() > 0
+
+
+def test_the_probe_times_every_cell_beside_full_tokens(swept):
+    cells = headline(swept)
+    assert (cells.latency_ms > 0).all()
+    assert (cells.tpot_ms > 0).all()
+    assert cells[cells.label == "none"].latency_ratio.item() == 1
+
+
+def test_a_batch_gives_the_records_of_its_samples_one_by_one(home, swept):
+    methods = [f"--method={m}" for m in ("tome", "divprune", "fastv")]
+    args = ["sweep", *FLAGS, *methods, "--budget", "50%", "--budget", "25%", "--batch-size", "4", "--out", "four"]
+    told = json.loads(toksweep(*args, "--json", cwd=home).stdout)
+    assert told["tally"]["failed"] == 0
+
+    def lines(folder):
+        return {line for text in records(folder).values() for line in text.decode().splitlines()}
+
+    assert lines(home / "four") == lines(swept)
+
+
+def test_the_tower_sees_a_picture_once_for_all_cells_that_can_share_it(home):
+    """Counted in the real model class: one pass shared, one for each cell that changes the encoding."""
+    from toksweep.harness.plan import make_plan
+    from toksweep.harness.runner import run
+    from toksweep.harness.spec import load_spec
+    from toksweep.results.store import ResultsFolder
+    from torch.nn.modules.module import register_module_forward_hook
+
+    class Silent:
+        def start(self, what, total): ...
+        def advance(self, steps=1): ...
+
+    flags = {
+        "models": [str(home / "tiny" / "model")], "tasks": ["images_qa"],
+        "data": {"images_qa": str(home / "tiny" / "data")},
+        "methods": ["divprune", "fastv", "tome"], "budgets": ["50%", "25%"], "limit": 1, "floors": False,
+        "out": home / "counted", "max_new_tokens": 1,
+    }  # fmt: skip
+    passes = []
+    hook = register_module_forward_hook(
+        lambda m, a, o: passes.append(1) if type(m).__name__ == "CLIPVisionModel" else None
+    )
+    try:
+        tally = run(make_plan(load_spec(None, flags)), ResultsFolder(home / "counted"), Silent())
+    finally:
+        hook.remove()
+    assert tally.computed == 7
+    assert len(passes) == 1 + 2
+
+
+def test_a_third_partys_file_is_swept_and_its_broken_promise_is_a_failure_with_its_reason(home):
+    method(home, "greedy", more=1)
+    method(home, "pick")
+    args = [*FLAGS, "--method", "pick.py", "--method", "greedy.py", "--budget", "50%", "--no-floors", "--out", "files"]
+    toksweep("sweep", *args, cwd=home)
+    cells = headline(home / "files").set_index("label")
+    assert cells.loc["pick", "n_failed"] == 0
+    assert cells.loc["greedy", "n_failed"] == cells.loc["greedy", "n"] == 6
+    lines = [json.loads(line) for text in records(home / "files").values() for line in text.splitlines()]
+    (error,) = {line["error"].replace(line["sample_id"], "") for line in lines if line["status"] == "failed"}
+    assert "greedy" in error
+    assert "9" in error
+
+
+def test_the_check_is_silent_on_a_rerun_and_catches_a_compressor_that_keeps_the_wrong_tokens(home):
+    def sweep(start, out):
+        method(home, "pick", start)
+        toksweep("sweep", *FLAGS, "--method", "pick.py", "--budget", "50%", "--no-floors", "--out", out, cwd=home)
+
+    sweep(0, "good")
+    toksweep("check", "good", "--baseline", "b.json", "--update-baseline", cwd=home)
+    sweep(0, "again")
+    assert toksweep("check", "again", "--baseline", "b.json", cwd=home, check=False).returncode == 0
+    sweep(8, "wrong")
+    caught = toksweep("check", "wrong", "--baseline", "b.json", "--json", cwd=home, check=False)
+    assert caught.returncode == 1
+    assert "keeps other tokens in 6 samples" in caught.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--budget", "17"], "above the full count of 16"),
+        (["--budget", "64", "--model", "tiny/empty"], "config.json"),
+        (["--budget", "8", "--device", "cuda:7"], "cuda"),
+        (["--budget", "8", "--attn", "magic"], "magic"),
+        (["--budget", "1bpp", "--no-floors"], "bits per pixel"),
+        (["--budget", "8", "--method", "fastv(layer=99)", "--no-floors"], "layers 1 to 5"),
+        (["--budget", "5%", "--method", "fastv", "--no-floors"], "smallest reachable is 2.66667 (16.67%)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_exit_code_2(home, args, says, here):
+    (home / "tiny" / "empty").mkdir(exist_ok=True)
+    method = [] if "--method" in args else ["--method", "divprune"]
+    flags = [a for a in FLAGS if "--model" not in args or a not in ("--model", "tiny/model")]
+    code, _, told = here("sweep", *flags, *method, *args, "--out", "bad", cwd=home)
+    assert code == 2
+    assert says in told
+    assert "Traceback" not in told
+
+
+def test_a_malformed_question_file_names_its_line(home, here):
+    folder = home / "broken"
+    shutil.copytree(home / "tiny" / "data", folder)
+    with Path(folder, "annotations.jsonl").open("a") as file:
+        file.write('{"file": "images/0.png", "question": "?"\n')
+    flags = [*FLAGS[:5], "images_qa=broken"]
+    code, _, told = here("sweep", *flags, "--method", "divprune", "--budget", "8", "--out", "bad", cwd=home)
+    assert code == 2
+    assert "line 7" in told
+
+
+def test_the_parquet_file_reads_back_with_its_columns(swept):
+    from toksweep.results.records import COLUMNS
+
+    assert list(pd.read_parquet(swept / "cells.parquet").columns) == list(COLUMNS)

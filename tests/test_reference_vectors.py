@@ -1,0 +1,57 @@
+"""Every registered method against the arrays of its authors' code."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toksweep.harness.registry import registry
+from toksweep.harness.verify import verify_reference
+
+FOLDER = os.environ.get("TOKSWEEP_REFERENCE")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="TOKSWEEP_REFERENCE names no folder of reference arrays")
+
+
+@pytest.fixture(scope="module")
+def verification(tmp_path_factory):
+    dump = tmp_path_factory.mktemp("dump")
+    return verify_reference(Path(FOLDER), dump), dump
+
+
+@pytest.mark.parametrize(("file", "expected"), [("tome.npz", 61), ("divprune.npz", 5), ("fastv.npz", 21)])
+def test_a_file_agrees_whole(verification, file, expected):
+    (report,) = [r for r in verification[0].files if r.file == file]
+    assert (report.status, report.right, report.expected, report.first_wrong) == ("ok", expected, expected, None)
+
+
+def test_nothing_is_wrong_and_what_was_not_run_says_why(verification):
+    assert verification[0].ok
+    for report in verification[0].files:
+        assert report.status == "ok" or report.reason
+
+
+def test_methods_claim_what_the_arrays_show(verification):
+    for entry in registry("methods"):
+        if entry.meta.get("verified") in ("selection", "wiring"):
+            assert "selection" in verification[0].reached(entry.name), entry.name
+
+
+def test_a_folder_without_outputs_yields_the_same_dump(verification, tmp_path):
+    bare, again = tmp_path / "bare", tmp_path / "again"
+    bare.mkdir()
+    for name in ("INDEX.json", "tome.npz", "divprune.npz", "fastv.npz", "aim.npz"):
+        source = Path(FOLDER) / name
+        if source.suffix == ".json":
+            (bare / name).write_bytes(source.read_bytes())
+        else:
+            with np.load(source) as file:
+                np.savez(bare / name, **{k: file[k] for k in file.files if k.split("/")[1] == "in"})
+    report = verify_reference(bare, again)
+    assert {r.file: (r.status, r.expected) for r in report.files} == {
+        "aim.npz": ("absent", 0), "divprune.npz": ("ok", 0), "fastv.npz": ("ok", 0), "tome.npz": ("ok", 0),
+    }  # fmt: skip
+    assert sorted(p.name for p in again.iterdir()) == ["divprune.npz", "fastv.npz", "tome.npz"]
+    for path in again.iterdir():
+        with np.load(path) as ours, np.load(verification[1] / path.name) as theirs:
+            assert ours.files == theirs.files
+            assert all(np.array_equal(ours[k], theirs[k]) for k in ours.files)
