@@ -22,6 +22,9 @@ IGNORED = -100
 PATCH_HEADS = {"kind": 3, "anchor": 2, "colour": 8, "shape": 8, "scale": 3, "letter": 26, "place": 5}
 """What is asked of every patch: nothing, object or letter; whether the object's centre is here; of an object its
 colour, shape and size; of a letter which it is, and its place in the word."""
+AID = "aid"
+"""The family of questions that are only trained on: they ask for a part of what an answer takes."""
+KINDS = (*FAMILIES, *clips.FAMILIES, AID)
 PICTURE_HEAD = len(COLOURS) + len(SHAPES) + len(LETTERS)
 """What is asked of the class token: which colours, shapes and letters there are."""
 QUOTA = {"colour": 1, "shape": 1, "counting": 1, "spatial": 4, "small": 2, "comparison": 1, "reading": 1}
@@ -94,24 +97,35 @@ def _labelled(made: Sequence[Scene]) -> Batch:
 def scene_batch(indices: Sequence[int], split: Split) -> Batch:
     """Scenes with the questions that `QUOTA` takes of each; the tower's labels come along."""
     made = [scene(i, split) for i in indices]
-    return pack(_labelled(made), [sample(questions(s)) for s in made], pictures=1)
+    return pack(_labelled(made), [[*sample(questions(s)), *scene_aids(s)] for s in made], pictures=1)
 
 
 def clip_batch(indices: Sequence[int], split: Split, frames: int = 8) -> Batch:
     """Clips with all their questions, and others about what stands still."""
     made = [clips.clip(i, split, frames) for i in indices]
     pixels = np.stack([c.draw(f) for c in made for f in range(frames)])
-    return pack(Batch(torch.from_numpy(pixels)), [[*c.questions, *_aids(c)] for c in made], pictures=frames)
+    return pack(Batch(torch.from_numpy(pixels)), [[*c.questions, *clip_aids(c)] for c in made], pictures=frames)
 
 
-def _aids(made: clips.Clip) -> Iterator[Question]:
+def scene_aids(made: Scene) -> Iterator[Question]:
+    """Column and row, in sixths, of two objects, and three letters of the word by their number."""
+    rng = np.random.RandomState(made.seed ^ 0xA1D)
+    for i in rng.permutation(len(made.things))[:2]:
+        thing = made.things[i]
+        column, row = ((2 * at + thing.side) * 3 // SIZE for at in (thing.x, thing.y))
+        yield Question(AID, f"Where is the {thing.colour} {thing.shape}?", f"{column} {row}", ())
+    for i in rng.permutation(len(made.word.text))[:3]:
+        yield Question(AID, f"What word {i + 1}?", made.word.text[i], ())
+
+
+def clip_aids(made: clips.Clip) -> Iterator[Question]:
     """Colour and shape of the objects of a clip: what helps to learn to look across frames."""
     for actor in made.actors:
         looks = {(t.shape, t.colour) for t in actor.frames if t is not None}
         if len(looks) == 1:
             ((shape, colour),) = looks
-            yield Question("shape", f"What shape is the {colour} object?", shape, ())
-            yield Question("colour", f"What colour is the {shape}?", colour, ())
+            yield Question(AID, f"What shape is the {colour} object?", shape, ())
+            yield Question(AID, f"What colour is the {shape}?", colour, ())
 
 
 def sample(found: Sequence[Question]) -> list[Question]:
@@ -144,7 +158,6 @@ def pack(batch: Batch, asked: Sequence[Sequence[Question]], pictures: int) -> Ba
     whole = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     head = iter(tokenizer(heads, add_special_tokens=False)["input_ids"])
     prefix = prompt_ids(pictures)
-    every = (*FAMILIES, *clips.FAMILIES)
     rows: dict[str, list[list[int]]] = defaultdict(list)
     for group in asked:
         row = {"ids": list(prefix), "segment": [0] * len(prefix), "position": list(range(len(prefix)))}
@@ -155,7 +168,7 @@ def pack(batch: Batch, asked: Sequence[Sequence[Question]], pictures: int) -> Ba
             row["segment"] += [number] * len(ids)
             row["position"] += range(len(prefix), len(prefix) + len(ids))
             row["target"] += [IGNORED] * start + ids[start + 1 :] + [IGNORED]
-            row["family"] += [every.index(question.family)] * len(ids)
+            row["family"] += [KINDS.index(question.family)] * len(ids)
         for key, values in row.items():
             rows[key].append(values)
     longest = max(map(len, rows["ids"]))

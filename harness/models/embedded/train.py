@@ -21,8 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ....tasks.synth import clips
-from ....tasks.synth.questions import FAMILIES
 from . import batches, mini
 from .contrast import train_text
 from .muon import Muon
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 SEED = 20_261_121
 SCENES_OF_A_STAGE = 500_000_000
 """Stages read training scenes from different starts, this far apart."""
-EVERY = (*FAMILIES, *clips.FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -268,7 +265,9 @@ def _whole_answers(wrong: torch.Tensor, segment: torch.Tensor, family: torch.Ten
     place = (rows * width + segment)[asked]
     bad = torch.zeros(len(segment) * width, device=segment.device).index_add_(0, place, wrong[asked].float())
     kind = torch.full((len(segment) * width,), -1, device=segment.device).index_put_((place,), family[asked])
-    return {name: float((bad[kind == i] == 0).float().mean()) for i, name in enumerate(EVERY) if (kind == i).any()}
+    return {
+        name: float((bad[kind == i] == 0).float().mean()) for i, name in enumerate(batches.KINDS) if (kind == i).any()
+    }
 
 
 PLANS = {

@@ -41,6 +41,7 @@ def test_no_word_of_a_question_answer_or_caption_is_unknown() -> None:
     tokenizer = mini.tokenizer()
     for i in range(40):
         texts = [f"{q.text} {q.answer}" for q in (*questions(scene(i, "test")), *clips.clip(i, "test").questions)]
+        texts += [f"{q.text} {q.answer}" for q in batches.scene_aids(scene(i, "train"))]
         for ids in tokenizer([*texts, caption(scene(i, "train"))])["input_ids"]:
             assert tokenizer.unk_token_id not in ids
 
@@ -74,7 +75,7 @@ def test_packed_questions_score_as_each_would_alone(run: Path) -> None:
         packed, _ = trainer.answer_loss(trainer.see(batch.pixels)[0], batch)
     processor, total, count = mini.processor(), 0.0, 0
     picture = Image.fromarray(made.draw())
-    for question in batches.sample(questions(made)):
+    for question in [*batches.sample(questions(made)), *batches.scene_aids(made)]:
         head = f"USER: <image>\n{question.text} ASSISTANT:"
         inputs = processor(images=picture, text=f"{head} {question.answer}</s>", return_tensors="pt")
         labels = inputs["input_ids"].clone()
