@@ -19,9 +19,11 @@ from ....tasks.synth.scenes import LARGE, MEDIUM, SMALL, Scene, Split, scene
 from . import mini
 
 IGNORED = -100
-PATCH_HEADS = {"kind": 3, "anchor": 2, "colour": 8, "shape": 8, "scale": 3, "letter": 26, "place": 5}
+PATCH_HEADS = {"kind": 3, "anchor": 2, "colour": 8, "shape": 8, "scale": 3, "letter": 26, "place": 5, "row": GRID,
+               "column": GRID}  # fmt: skip
 """What is asked of every patch: nothing, object or letter; whether the object's centre is here; of an object its
-colour, shape and size; of a letter which it is, and its place in the word."""
+colour, shape and size; of a letter which it is, and its place in the word; and where the patch lies. Without the last
+two, patches of objects forget their place, and no language model can say what lies left of what."""
 AID = "aid"
 """The family of questions that are only trained on: they ask for a part of what an answer takes."""
 KINDS = (*FAMILIES, *clips.FAMILIES, AID)
@@ -59,6 +61,7 @@ def patch_labels(made: Scene) -> npt.NDArray[np.int64]:
     """[patches, heads] in the order of `PATCH_HEADS`, IGNORED where a question makes no sense."""
     labels = np.full((GRID, GRID, len(PATCH_HEADS)), IGNORED, np.int64)
     labels[..., :2] = 0
+    labels[..., 7], labels[..., 8] = np.mgrid[:GRID, :GRID]
     colours = list(COLOURS)
     for thing in made.things:
         canvas = np.zeros((SIZE, SIZE), np.int32)
@@ -67,11 +70,12 @@ def patch_labels(made: Scene) -> npt.NDArray[np.int64]:
         )
         cover = canvas.reshape(GRID, PATCH, GRID, PATCH).sum((1, 3))
         scale = (SMALL, MEDIUM, LARGE).index(thing.scale)
-        labels[cover >= 10 * 256] = (1, 0, colours.index(thing.colour), SHAPES.index(thing.shape), scale, -100, -100)
+        seen = (1, 0, colours.index(thing.colour), SHAPES.index(thing.shape), scale, IGNORED, IGNORED)
+        labels[cover >= 10 * 256, :7] = seen
         labels[(thing.y + thing.side // 2) // PATCH, (thing.x + thing.side // 2) // PATCH, 1] = 1
     for place, (x0, y0, _, _) in enumerate(made.word.boxes):
         letter = LETTERS.index(made.word.text[place])
-        labels[y0 // PATCH, x0 // PATCH] = (2, 0, IGNORED, IGNORED, IGNORED, letter, place)
+        labels[y0 // PATCH, x0 // PATCH, :7] = (2, 0, IGNORED, IGNORED, IGNORED, letter, place)
     return labels.reshape(GRID * GRID, -1)
 
 

@@ -135,8 +135,8 @@ class Trainer:
                 total, figures = total + loss, figures | shares
             if plan.tower and batch.patches is not None:
                 labels = self.heads(patches, picture, batch)
-                total = total + (0.1 if plan.language else 1.0) * torch.stack(list(labels.values())).sum()
-                figures |= {name: float(value.detach()) for name, value in labels.items()}
+                total = total + (0.2 if plan.language else 1.0) * torch.stack(list(labels.values())).sum()
+                figures |= {f"label {name}": float(value.detach()) for name, value in labels.items()}
         return total, {"loss": float(total.detach()), **figures}
 
     # --------------------------------------------------------------------------------------------------------- running
@@ -274,7 +274,7 @@ PLANS = {
     "tower": Plan(steps=400, size=32, tower=True, language=False),
     "language": Plan(steps=700, size=16),
     "films": Plan(steps=500, size=4, clips=2),
-    "joint": Plan(steps=0, size=16, clips=2, lr=0.005, tower=True),
+    "joint": Plan(steps=0, size=16, clips=2, lr=0.01, tower=True),
 }
 
 

@@ -92,9 +92,10 @@ def test_labels_of_patches_say_what_the_scene_holds() -> None:
     labels = batches.patch_labels(made).reshape(12, 12, -1)
     assert (labels[..., 1] == 1).sum() == len(made.things)
     assert (labels[..., 0] == 2).sum() == len(made.word.text)
+    assert (labels[3, 9, 7:] == (3, 9)).all()
     for place, (x, y, _, _) in enumerate(made.word.boxes):
-        assert labels[y // 8, x // 8, -1] == place
-        assert batches.LETTERS[labels[y // 8, x // 8, -2]] == made.word.text[place]
+        assert labels[y // 8, x // 8, 6] == place
+        assert batches.LETTERS[labels[y // 8, x // 8, 5]] == made.word.text[place]
 
 
 def test_a_stopped_run_goes_on_to_the_weights_of_one_that_never_stopped(run: Path, tmp_path: Path) -> None:
