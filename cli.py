@@ -73,6 +73,9 @@ def sweep(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer [default: 16].")] = None,
     ocr: Annotated[str | None, typer.Option(help="Text recogniser [default: rapidocr], see toksweep doctor.")] = None,
     faces: Annotated[str | None, typer.Option(help="Face embedder [default: dlib], see toksweep doctor.")] = None,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option(help="A pack of weights whose licence you accept, so that it may be downloaded.")
+    ] = None,
     latency: Annotated[
         bool | None, typer.Option("--latency/--no-latency", help="Run the latency probe [default: tokenizers only].")
     ] = None,
@@ -93,7 +96,8 @@ def sweep(
         "limit": limit, "subset": subset,
         "budget_convention": budget_convention,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces, "latency": latency, "keep_outputs": keep_outputs,
+        "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces,
+        "accept_licence": accept_licence, "latency": latency, "keep_outputs": keep_outputs,
         "retry_failed": retry_failed or None,
     }  # fmt: skip
     chosen = load_spec(spec, flags, quick=quick)

@@ -478,7 +478,8 @@ class Codes:
     """An encoded picture: its bit stream and what it costs.
 
     `bits` counts everything that a decoder needs, headers included; `tokens` is None for codecs that have none;
-    `infeasible` says that the budget could not be reached and the lowest rate was used instead.
+    `infeasible` says that the budget could not be reached and the lowest rate was used instead; `setting` is what a
+    search for the rate settled on.
     """
 
     stream: bytes
@@ -486,6 +487,7 @@ class Codes:
     bits: int
     tokens: int | None = None
     infeasible: bool = False
+    setting: int | None = None
 
 
 @runtime_checkable
@@ -497,3 +499,11 @@ class Tokenizer(Protocol):
 
     def decode(self, codes: Codes) -> Image:
         """The RGB picture, of the size that was encoded."""
+
+
+@runtime_checkable
+class RateSearch(Protocol):
+    """A tokenizer that tries several settings to meet a budget; its latency is that of the setting it settles on."""
+
+    def repeat(self, image: Image, codes: Codes) -> Codes:
+        """Encode again at `codes.setting`, without the search."""

@@ -151,7 +151,8 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
     for name in names:
         about = registry("metrics").get(name)
         option = about.meta["backend"]
-        metric = about.build({"backend": getattr(spec, str(option))} if option else {})
+        options = {"backend": getattr(spec, str(option)), "accept_licence": spec.accept_licence} if option else {}
+        metric = about.build({k: v for k, v in options.items() if k in about.parameters()})
         if not isinstance(metric, Metric):
             raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
         info = MetricInfo(

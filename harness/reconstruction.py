@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..results.records import SampleRecord
 from .bench import Bench, Observation, Opened, Quantity, failure
-from .contracts import Codes, Memo, Output, Sample, Tokenizer
+from .contracts import Codes, Memo, Output, RateSearch, Sample, Tokenizer
 from .plan import PlannedCell
 
 RAW_BITS = 24
@@ -46,10 +46,15 @@ class ReconstructionBench(Bench):
     def timed(
         self, opened: Opened, cells: Sequence[PlannedCell]
     ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
+        memo = Memo()
+
         def encode_and_decode(cell: PlannedCell) -> Callable[[], object]:
-            tokenizer, budget = _tokenizer(cell), cell.budget
+            tokenizer, budget, image = _tokenizer(cell), cell.budget, opened.images[0]
             assert budget
-            return lambda: tokenizer.decode(tokenizer.encode(opened.images[0], budget, Memo()))
+            if isinstance(tokenizer, RateSearch):
+                codes = tokenizer.encode(image, budget, memo)
+                return lambda: tokenizer.decode(tokenizer.repeat(image, codes))
+            return lambda: tokenizer.decode(tokenizer.encode(image, budget, Memo()))
 
         return {"latency": {c.cell.work_id: encode_and_decode(c) for c in cells if c.entry.kind == "tokenizer"}}
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from ..results.records import SampleRecord, Score
@@ -17,6 +18,9 @@ from .contracts import Item, Memo, Metric, Output, Sample, UserError
 from .plan import Group, Plan, PlannedCell
 from .reconstruction import ReconstructionBench
 from .spec import SweepSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger("toksweep")
 
@@ -50,6 +54,16 @@ def run(plan: Plan, folder: ResultsFolder, progress: Progress) -> Tally:
     for group in plan.groups:
         _GroupRun(group, plan.spec, folder, progress, tally, name).run()
     return tally
+
+
+def open_sample(sample: Sample) -> Opened:
+    """Decode a sample's pictures once: whoever loads them from the opened sample gets the decoded ones."""
+    images = tuple(load() for load in sample.images)
+    return Opened(replace(sample, images=tuple(partial(_same, image) for image in images)), images)
+
+
+def _same(image: Image) -> Image:
+    return image
 
 
 def open_bench(group: Group, spec: SweepSpec) -> Bench:
@@ -128,7 +142,7 @@ class _GroupRun:
     def _open(self, sample: Sample, cells: Sequence[PlannedCell]) -> Opened | None:
         """Decode a sample; one that cannot be decoded is recorded so in every cell alike, before any method."""
         try:
-            return Opened(sample, tuple(load() for load in sample.images))
+            return open_sample(sample)
         except UserError:
             raise
         except Exception as error:
@@ -235,7 +249,7 @@ class _GroupRun:
         stored = [self.stored[c.cell.work_id].get(sample.id) for c in self.group.cells]
         if any(r is None or r.status in ("bad_input", "failed") for r in stored):
             return None
-        return Opened(sample, tuple(load() for load in sample.images))
+        return open_sample(sample)
 
 
 def _worst(metric: Metric, sample: Sample) -> list[Item] | None:

@@ -71,6 +71,7 @@ class SweepSpec:
     data: Mapping[str, str] = field(default_factory=dict)
     ocr: str = "rapidocr"
     faces: str = "dlib"
+    accept_licence: tuple[str, ...] = ()
     latency: bool | None = None
     keep_outputs: bool = True
     retry_failed: bool = False
@@ -147,6 +148,7 @@ def _validate(given: Mapping[str, object], source: str) -> SweepSpec:
     budgets = [_budget(b) for b in _list(values["budgets"], "budgets")]
     values["budgets"] = tuple(dict.fromkeys(budgets))
     values["models"] = tuple(dict.fromkeys(_names(values.get("models"), "models")))
+    values["accept_licence"] = tuple(_names(values.get("accept_licence"), "accept_licence"))
     data = values.get("data", {})
     if not isinstance(data, Mapping):
         raise UserError(f"data in {source} must map tasks to folders, such as photos: DIR.")

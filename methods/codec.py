@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
@@ -92,4 +93,11 @@ class Codec(ABC):
         limit = budget.value * source.width * source.height
         setting, fits = highest_within(lambda s: 8 * len(file(s)), self.settings(source), limit)
         stream = file(setting)
-        return Codes(stream, self.suffix, 8 * len(stream), infeasible=not fits)
+        return Codes(stream, self.suffix, 8 * len(stream), infeasible=not fits, setting=setting)
+
+    def repeat(self, image: Image, codes: Codes) -> Codes:
+        """See `RateSearch`."""
+        if codes.setting is None:
+            raise ValueError("codes without the setting that encode() found cannot be repeated")
+        stream = self.write(plain(image), codes.setting)
+        return replace(codes, stream=stream, bits=8 * len(stream))

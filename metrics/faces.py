@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 
-class _FaceMetric:
+class _FaceMetric(ABC):
     """Embeds every scored face of the output and of the original, on the same alignment.
 
     The alignment comes from the known box or key points and is found on the original alone, so that a detector's
@@ -55,9 +56,9 @@ class _FaceMetric:
         pairs = memo.once(("faces", self.backend), lambda: self._faces().pairs(image, sample, regions))
         return [Item(self.compare(*pair), region.slices) for pair, region in zip(pairs, regions, strict=True)]
 
+    @abstractmethod
     def compare(self, ours: Vector, original: Vector) -> float:
         """The score of two vectors."""
-        raise NotImplementedError
 
     def _faces(self) -> faces.Faces:
         return faces.load(self.backend, self.accept_licence)

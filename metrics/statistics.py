@@ -33,10 +33,10 @@ def cluster_bootstrap(
 ) -> Interval:
     """The mean over bins of (total sum / total count), with a percentile interval over resampled clusters.
 
-    A bin without a single item is left out of the mean. A cluster without items is no cluster. A resample that misses a
-    bin which the data have estimates something else, and is discarded; with fewer than half of the resamples left, or
-    with a bin that has a single cluster, whose spread nothing shows, there is no interval (NaN). Equal seeds and numbers
-    of clusters give equal resamples.
+    A bin without a single item is left out of the mean. A cluster without items is no cluster. A resample that misses
+    a bin which the data have estimates something else, and is discarded; with fewer than half of the resamples left,
+    or with a bin that has a single cluster, whose spread nothing shows, there is no interval (NaN). Equal seeds and
+    numbers of clusters give equal resamples.
 
     Args:
         sums: [clusters, bins] sums of scores.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class _TextMetric:
+class _TextMetric(ABC):
     """Reads every scored word of the output and compares it with its transcript.
 
     As in TokBench, a word is cut out along its axis-aligned box, corners truncated to whole pixels, half-open, without
@@ -56,9 +57,9 @@ class _TextMetric:
             for reading, region in zip(readings, regions, strict=True)
         ]
 
+    @abstractmethod
     def compare(self, reading: str, truth: str) -> float:
         """The score of a folded reading."""
-        raise NotImplementedError
 
     def _scored(self, sample: Sample) -> list[Region]:
         rule = ocr.rule_of(self.backend)

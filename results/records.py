@@ -39,7 +39,7 @@ class SampleRecord:
     """What happened to one sample in one cell.
 
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
-    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, mean over layers.
+    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
     """
 

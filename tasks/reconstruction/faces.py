@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 FULL = {"t1": (1280, 886), "astronaut": (512, 512), "grace_hopper": (512, 600)}
 """Size of each whole picture in pixels."""
-SHOWN = {"t1": ((640, 443),), "astronaut": ((512, 512), (256, 256)), "grace_hopper": ((512, 600), (256, 300))}
+SHOWN = {"t1": ((512, 354),), "astronaut": ((512, 512), (256, 256)), "grace_hopper": ((512, 600), (256, 300))}
 """Sizes at which the whole pictures are shown."""
 CLOSE, CLOSE_SIDE = (2.2, 4.0), 256
 """Faces are also shown alone: a square of so many times the box, in turns, at so many pixels a side."""

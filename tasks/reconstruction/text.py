@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-SIDE = 512
+SIDE = 256
 """Width and height of a picture in pixels."""
 SEED = 20250523
 BACKGROUNDS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 PER_BACKGROUND = 2
-SIZES = ((5.6, 9.6), (5.6, 9.6), (5.6, 9.6), (10.8, 14.8), (10.8, 14.8), (10.8, 14.8), (16.0, 24.0), (16.0, 24.0))
-"""Pixels a character of each word of a picture: TokBench's bins at 512 are parted at 5.12, 10.24 and 15.36."""
+SIZES = ((5.4, 7.2),) * 2 + ((8.0, 9.4),) * 2 + ((10.8, 14.0),) * 2
+"""Pixels a character of a picture's words: TokBench's bins at 256 pixels are parted at 5.12, 7.68 and 10.24."""
 LETTERS = "abcdefghkmnpqrstuvwxyzABCDEFGHKLMNPQRTUVWXYZ2346789"
 """Letters and digits without those that look like another: 0 O o, 1 I l i j J, 5 S."""
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "STIXGeneralBol")

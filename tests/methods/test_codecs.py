@@ -139,3 +139,11 @@ def test_the_search_climbs_over_a_dent() -> None:
 def test_the_search_names_the_smallest_file_where_none_fits() -> None:
     sizes = [12, 14, 11, 15]
     assert highest_within(sizes.__getitem__, range(4), 5) == (2, False)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_what_the_search_found_can_be_encoded_again_without_it(name: str) -> None:
+    image = Image.fromarray(data.coffee()[:96, :128])
+    codec = build(name)
+    codes = codec.encode(image, Budget.parse("1bpp"), Memo())
+    assert codec.repeat(image, codes) == codes
