@@ -8,12 +8,12 @@ from ..harness.contracts import Item, Memo, Output, Sample
 from ..harness.registry import metric
 
 
-@metric("accuracy", family="vqa", unit="share", higher_is_better=True)
+@metric("accuracy", family="vqa", unit="", higher_is_better=True)
 class Accuracy:
     """1 where the answer equals one of the right ones but for case, outer space and a full stop at the end, else 0."""
 
     name = "accuracy"
-    unit = "share"
+    unit = ""
     higher_is_better = True
     worst: float | None = 0.0
     mean_over = ""
@@ -23,9 +23,11 @@ class Accuracy:
         return "exact,casefold,strip"
 
     def score(self, output: Output, sample: Sample, memo: Memo) -> list[Item]:
-        """One item for the sample's question."""
+        """One item for the sample's question. Raises ValueError for an output without text."""
+        if output.text is None:
+            raise ValueError("accuracy scores answers, and this output has no text")
         right = {_fold(answer) for answer in sample.answers}
-        return [Item(float(_fold(output.text or "") in right), slices) for slices in self.items(sample)]
+        return [Item(float(_fold(output.text) in right), slices) for slices in self.items(sample)]
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         """One item, with the sample's slices."""
