@@ -119,13 +119,15 @@ class Region:
 
     `box` is x0, y0, x1, y1 in pixels of the sample's picture, half-open; `points` are x, y pairs; `slices` name the
     groups that the region counts in, such as `{"size": "small"}`. A region whose size falls below the smallest bin of
-    its protocol has no slices and is not scored.
+    its protocol has no slices and is not scored. `image` is the number of the picture, or frame, that it lies in. In
+    question answering a region is evidence: a box that holds what the answer rests on.
     """
 
     box: tuple[float, float, float, float]
     text: str | None = None
     points: tuple[tuple[float, float], ...] = ()
     slices: Mapping[str, str] = field(default_factory=dict)
+    image: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Synthetic scenes and clips whose answers hinge on patches that we know."""

@@ -1,0 +1,1 @@
+"""Tasks that ask about the frames of a clip."""
