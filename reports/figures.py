@@ -206,7 +206,8 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
     values = [r["value"] for r in records if r["kind"] == "untouched" and _known(r["value"])]
     if not values:
         return
-    ceiling, drawn = float(np.mean(values)), [r["value"] for r in points]
+    ceiling = float(np.mean(values))
+    drawn = [r[end] for r in points for end in ("value", "ci_low", "ci_high") if _known(r[end])]
     text = f"untouched: {show(ceiling, records[0]['unit'] or '')}"
     spread = max(max(drawn) - min(drawn), 1e-9)
     beyond = max(ceiling - max(drawn), min(drawn) - ceiling, 0.0)

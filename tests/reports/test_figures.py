@@ -90,6 +90,12 @@ def test_ceiling_far_off_is_named_and_not_drawn(tmp_path):
     assert "untouched: 100.00 (off the scale)" in far
 
 
+def test_ceiling_among_the_whiskers_is_drawn_however_alike_the_scores_are(tmp_path):
+    rows = [row(value=0.71, ci_low=0.5, ci_high=0.9), row(method="webp", value=0.72, ci_low=0.5, ci_high=0.9)]
+    svg = draw(rank(frame([*rows, untouched(value=0.81)])), tmp_path)[0].svg
+    assert "off the scale" not in svg
+
+
 def test_label_with_markup_and_dollars_is_shown_as_it_is(tmp_path):
     label = "odd(x='<b>$a_1$</b>')"
     svg = draw(rank(frame([row(method="odd", label=label)])), tmp_path)[0].svg
