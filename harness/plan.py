@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import cast
 
 from ..results.store import Cell, MetricInfo
 from . import schedule
-from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, UserError
+from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .models import ModelInfo, model_info
 from .registry import Entry, registry
@@ -110,7 +111,7 @@ def make_plan(spec: SweepSpec) -> Plan:
 def _nothing_left(refused: Sequence[Refused]) -> None:
     reasons = dict.fromkeys(f"{r.method} on {r.task}: {r.reason}" for r in refused)
     shown = "; ".join(list(reasons)[:3])
-    more = f" (and {len(reasons) - 3} more, see --dry-run with another method)" if len(reasons) > 3 else ""
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
     raise UserError(f"No cell is left to run: {shown}{more}.")
 
 
@@ -118,8 +119,7 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
     folder = spec.data.get(entry.name)
     if folder is None and not entry.meta["builtin"]:
         raise UserError(f"Task {entry.name} has no samples of its own: add --data {entry.name}=DIR.")
-    task = entry.load()
-    samples: list[Sample] = list(task(Path(folder) if folder else None))  # type: ignore[call-overload]
+    samples = list(cast(Task, entry.load())(Path(folder) if folder else None))
     if not samples:
         raise UserError(f"Task {entry.name} has no samples in {folder or 'its own data'}: check the folder.")
     seen: set[str] = set()

@@ -18,7 +18,7 @@ from .registry import ROOT
 from .runner import Progress, run
 
 RECORDED = (
-    "numpy", "pillow", "torch", "torchvision", "transformers", "tokenizers", "torchmetrics", "scikit-image",
+    "numpy", "pillow", "torch", "torchvision", "transformers", "tokenizers", "scikit-image",
     "onnxruntime", "rapidocr", "dlib-bin", "face_recognition_models", "easyocr", "insightface", "lmms-eval",
 )  # fmt: skip
 """Distributions whose versions a run records."""

@@ -56,12 +56,13 @@ def cluster_table(
             if mean_over and not only and mean_over not in slices:
                 continue
             cells.setdefault((record.cluster_id, slices[mean_over] if mean_over and not only else ""), []).append(value)
-    clusters, bins = sorted({c for c, _ in cells}), sorted({b for _, b in cells})
-    sums, counts = np.zeros((len(clusters), len(bins))), np.zeros((len(clusters), len(bins)))
+    rows = {cluster: i for i, cluster in enumerate(sorted({c for c, _ in cells}))}
+    columns = {name: i for i, name in enumerate(sorted({b for _, b in cells}))}
+    sums, counts = np.zeros((len(rows), len(columns))), np.zeros((len(rows), len(columns)))
     for (cluster, name), values in cells.items():
-        at = clusters.index(cluster), bins.index(name)
+        at = rows[cluster], columns[name]
         sums[at], counts[at] = math.fsum(values), len(values)
-    return clusters, sums, counts
+    return list(rows), sums, counts
 
 
 def _rows(folder: ResultsFolder, cell: Cell) -> Iterator[dict[str, object]]:
