@@ -245,6 +245,9 @@ class Stage:
         grid: of the smaller picture, at the place `pixel`.
         proportional: in the encoder, later layers add log(size) of every key to their attention logits, so that a token
             that stands for several patches draws as much attention as they did.
+        features: at the projector, reduce what goes into the projector instead of what comes out of it.
+        joint: one view holds all images of a sample (the frames of a clip), and `reduce` is asked for `keep` times their
+            number.
     """
 
     place: Place
@@ -253,6 +256,8 @@ class Stage:
     reads: tuple[str, ...] = ()
     grid: tuple[int, int] | None = None
     proportional: bool = False
+    features: bool = False
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,10 +273,23 @@ class View:
         signals: what the stage's `reads` asked for, by the same name.
         generators: one per batch row, seeded by (seed, sample id, image); use `noise`.
         class_index: row of the class token in `tokens`, or None.
+        image: [batch, n] number of the image, in its sample, that each token belongs to; None where a view holds one.
 
-    Signals: `keys` [batch, heads, n, d] of the current vision layer; `class_attention@L` [batch, heads, patches] of
-    vision layer L (negative counts from the end); `last_attention` [batch, heads, n] from the last prompt token to the
-    visual tokens in the LLM layer before the cut.
+    Signals, by place; L is a vision layer (negative counts from the end), t counts the text tokens behind the last
+    image of the prompt, attention is after the softmax and keys are after rotary embedding:
+
+    - encoder: `keys` [batch, heads, n, d] of the current layer.
+    - projector: `class_token`; `class_attention@L` [batch, heads, patches] of the class token's row;
+      `received_attention@L` [batch, heads, patches], the mean row of all queries, the class token's included; `keys@L`
+      [batch, heads, n, d] of all tokens of the tower, a class token first; `class_query@L` [batch, heads, d];
+      `features` [batch, patches, dim] as they go into the projector; `clip_patches` [batch, patches, d] and `clip_text`
+      [batch, segments, d] in the space of a text encoder; `text_embeddings` [batch, t, dim] at the LLM's door.
+    - decoder, of the layer before the cut: `last_attention` [batch, heads, n] of the last prompt token's row;
+      `text_attention` [batch, heads, t, n]; `keys` [batch, heads, n, d] and `text_keys` [batch, heads, t, d]; `normed`
+      [batch, n, dim] and `text_normed` [batch, t, dim], hidden states behind it through the model's final norm.
+    - decoder, of the layer behind the cut as it would be without it: `next_last_attention` and `next_text_attention`,
+      as above; `next_visual_attention` [batch, heads, n], the mean row of all visual queries; `next_keys`.
+    - decoder, of the LLM's input: `entering` [batch, m, dim], the visual tokens; `text_embeddings` [batch, t, dim].
     """
 
     tokens: torch.Tensor
@@ -283,6 +301,7 @@ class View:
     signals: Mapping[str, torch.Tensor] = field(default_factory=dict)
     generators: tuple[torch.Generator, ...] = ()
     class_index: int | None = None
+    image: torch.Tensor | None = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.signals[name]
