@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from ....tasks.synth import clips, drawing
 from ....tasks.synth.drawing import COLOURS, GRID, LETTERS, PATCH, SHAPES, SIZE
 from ....tasks.synth.questions import FAMILIES, Question, questions
-from ....tasks.synth.scenes import LARGE, MEDIUM, SMALL, Scene, Split, scene
+from ....tasks.synth.scenes import LARGE, MEDIUM, SMALL, Scene, Split, Thing, scene
 from . import mini
 
 IGNORED = -100
@@ -116,20 +116,37 @@ def scene_aids(made: Scene) -> Iterator[Question]:
     rng = np.random.RandomState(made.seed ^ 0xA1D)
     for i in rng.permutation(len(made.things))[:2]:
         thing = made.things[i]
-        column, row = ((2 * at + thing.side) * 3 // SIZE for at in (thing.x, thing.y))
-        yield Question(AID, f"Where is the {thing.colour} {thing.shape}?", f"{column} {row}", ())
-    for i in rng.permutation(len(made.word.text))[:3]:
-        yield Question(AID, f"What word {i + 1}?", made.word.text[i], ())
+        yield Question(AID, f"Where is the {thing.colour} {thing.shape}?", _sixths(thing), ())
+    yield from _letters(made.word.text, rng, 3)
 
 
 def clip_aids(made: clips.Clip) -> Iterator[Question]:
-    """Colour and shape of the objects of a clip: what helps to learn to look across frames."""
+    """Parts of what an answer about a clip takes: looks, in how many frames a thing shows, where it starts and ends."""
+    rng = np.random.RandomState(made.seed ^ 0xA1D)
     for actor in made.actors:
-        looks = {(t.shape, t.colour) for t in actor.frames if t is not None}
-        if len(looks) == 1:
-            ((shape, colour),) = looks
-            yield Question(AID, f"What shape is the {colour} object?", shape, ())
-            yield Question(AID, f"What colour is the {shape}?", colour, ())
+        shown = [thing for thing in actor.frames if thing is not None]
+        looks = {(t.shape, t.colour) for t in shown}
+        if len(looks) > 1:
+            continue
+        ((shape, colour),) = looks
+        yield Question(AID, f"What shape is the {colour} object?", shape, ())
+        yield Question(AID, f"What colour is the {shape}?", colour, ())
+        yield Question(AID, f"How often is the {colour} {shape} seen?", str(len(shown)), ())
+        if shown[0] != shown[-1]:
+            yield Question(AID, f"Where is the {colour} {shape} first?", _sixths(shown[0]), ())
+            yield Question(AID, f"Where does the {colour} {shape} move?", _sixths(shown[-1]), ())
+    yield from _letters(made.word.text, rng, 2)
+
+
+def _sixths(thing: Thing) -> str:
+    """Column and row of a thing's centre, in sixths of the picture."""
+    column, row = ((2 * at + thing.side) * 3 // SIZE for at in (thing.x, thing.y))
+    return f"{column} {row}"
+
+
+def _letters(text: str, rng: np.random.RandomState, number: int) -> Iterator[Question]:
+    for i in rng.permutation(len(text))[:number]:
+        yield Question(AID, f"What word {i + 1}?", text[i], ())
 
 
 def sample(found: Sequence[Question]) -> list[Question]:
