@@ -77,6 +77,56 @@ def pair_alike(metric: torch.Tensor, merges: int, protected: int = 0) -> tuple[t
     return place.scatter(1, 2 * merged, place.gather(1, target)), anchor
 
 
+def dpc_knn(
+    points: torch.Tensor, clusters: int, neighbours: int, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clustering by density peaks: every point joins the nearest of `clusters` centres, of `density_peaks`' best.
+
+    Args:
+        points: [batch, n, dim].
+        clusters: at most n.
+        neighbours, noise: of `density_peaks`.
+
+    Returns:
+        groups: [batch, n] the rank of the centre that each point joins; a centre joins itself.
+        centres: [batch, clusters] indices of points, the best first.
+    """
+    scores, distance = density_peaks(points, neighbours, noise)
+    centres = scores.sort(dim=-1, descending=True, stable=True).indices[:, :clusters]
+    to_centres = distance.gather(2, centres[:, None].expand(-1, points.shape[1], -1))
+    groups = to_centres.argmin(-1)
+    own = torch.arange(clusters, device=points.device).expand_as(centres)
+    return groups.scatter(1, centres, own), centres
+
+
+def density_peaks(points: torch.Tensor, neighbours: int, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much each point is a peak: its density times its distance to the nearest denser point (DPC-KNN).
+
+    Distances are Euclidean, divided by sqrt(dim). Density is exp(-mean squared distance to the nearest `neighbours`,
+    the point itself being one of them) plus 1e-6 `noise`, without which duplicates would be equally dense. The densest
+    point counts with the largest distance that there is.
+
+    Args:
+        points: [batch, n, dim]; computed in float32 at least.
+        neighbours: n of them at most are used.
+        noise: [batch, n] uniform draws in [0, 1).
+
+    Returns:
+        scores: [batch, n]; distance: [batch, n, n].
+    """
+    points = points if points.dtype == torch.float64 else points.float()
+    centred = points - points.mean(1, keepdim=True)  # keeps what cancels below small
+    length = centred.square().sum(-1)
+    squared = (length[:, :, None] + length[:, None] - 2 * centred @ centred.mT).clamp(min=0) / points.shape[-1]
+    squared.diagonal(dim1=1, dim2=2).zero_()
+    nearest = squared.topk(min(neighbours, points.shape[1]), largest=False, sorted=False).values
+    density = (-nearest.mean(-1)).exp() + 1e-6 * noise
+    distance = squared.sqrt()
+    denser = density[:, None] > density[:, :, None]
+    furthest = distance.amax((1, 2), keepdim=True)
+    return torch.where(denser, distance, furthest).amin(-1) * density, distance
+
+
 def merge_schedule(layers: int, merges: int | Sequence[int], inflect: float = 0.0) -> list[int]:
     """Tokens to merge in each layer (ToMe): a constant, a linear ramp, or a list that is padded with zeros.
 

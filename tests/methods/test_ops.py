@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from toksweep.harness.contracts import Reduction
-from toksweep.methods.ops import fit_grid, merge_schedule, pair_alike, spread_out, top
+from toksweep.methods.ops import dpc_knn, fit_grid, merge_schedule, pair_alike, spread_out, top
 
 
 def draw(*shape, seed=0):
@@ -90,6 +90,47 @@ def test_merged_tokens_are_means_weighted_by_size():
         want = (tokens[0, mine] * sizes[0, mine, None]).sum(0) / sizes[0, mine].sum()
         assert torch.allclose(reduction.apply(tokens)[0, row], want)
     assert reduction.sizes(sizes).sum() == 12
+
+
+def peaks(points, clusters, neighbours, noise):
+    """Density peaks by the definition, point by point."""
+    n = len(points)
+    distance = np.array([[np.linalg.norm(a - b) for b in points] for a in points]) / points.shape[1] ** 0.5
+    density = [np.exp(-np.mean(np.sort(distance[i])[:neighbours] ** 2)) + 1e-6 * noise[i] for i in range(n)]
+    lonely = [
+        min((distance[i, j] for j in range(n) if density[j] > density[i]), default=distance.max()) for i in range(n)
+    ]
+    centres = sorted(range(n), key=lambda i: -lonely[i] * density[i])[:clusters]
+    return [
+        centres.index(i) if i in centres else int(np.argmin([distance[i, c] for c in centres])) for i in range(n)
+    ], centres
+
+
+@pytest.mark.parametrize(("clusters", "neighbours"), [(1, 1), (4, 5), (9, 2), (14, 14), (4, 40)])
+def test_density_peaks_are_dense_points_far_from_denser_ones(clusters, neighbours):
+    points, noise = draw(3, 14, 6).double(), draw(3, 14, seed=1).double() + 0.5
+    groups, centres = dpc_knn(points, clusters, neighbours, noise)
+    for row in range(3):
+        want = peaks(points[row].double().numpy(), clusters, neighbours, noise[row].numpy())
+        assert (groups[row].tolist(), centres[row].tolist()) == want
+
+
+def test_noise_decides_which_of_two_duplicates_is_a_centre():
+    points = draw(1, 3, 4).repeat_interleave(2, 1)
+    first, second = torch.tensor([[1.0, 0.0] * 3]), torch.tensor([[0.0, 1.0] * 3])
+    assert sorted(dpc_knn(points, 3, 2, first)[1][0].tolist()) == [0, 2, 4]
+    assert sorted(dpc_knn(points, 3, 2, second)[1][0].tolist()) == [1, 3, 5]
+
+
+def test_as_many_centres_as_points_leave_every_point_alone():
+    points = draw(1, 8, 4)[:, [0, 0, 0, 1, 2, 3, 4, 5]]
+    assert sorted(dpc_knn(points, 8, 3, draw(1, 8) + 0.5)[0][0].tolist()) == list(range(8))
+
+
+def test_points_far_from_the_origin_cluster_like_near_ones():
+    points, noise = draw(1, 40, 8), draw(1, 40, seed=1) + 0.5
+    near, far = (dpc_knn(p, 6, 5, noise)[0] for p in (points, points + 100))
+    assert torch.equal(near, far)
 
 
 @pytest.mark.parametrize(("arguments", "want"), [
