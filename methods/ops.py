@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..harness.contracts import ModelShape, Reduction, Stage, View
+
 
 def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
@@ -32,6 +34,81 @@ def spread_out(points: torch.Tensor, keep: int) -> torch.Tensor:
         pick = nearest.masked_fill(taken, -torch.inf).argmax(-1)
         picks[:, step], taken[rows, pick] = pick, True
         nearest = distance[rows, pick] if step == 0 else torch.minimum(nearest, distance[rows, pick])
+    return picks
+
+
+def absorb(
+    scores: torch.Tensor, metric: torch.Tensor, dominant: int, contextual: int, *, pool: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best tokens stay, and of the rest evenly spaced targets absorb those most like them (VisionZip, 2412.04467).
+
+    A target becomes itself plus the mean of the tokens that join it: a sum, about twice as long as an average.
+
+    Args:
+        scores: [batch, n] what makes a token dominant.
+        metric: [batch, n, d] what likeness (cosine) is measured on.
+        dominant, contextual: tokens that stay, and targets; n together at most.
+        pool: only so many of the best of the rest take part, ordered by score; default all of them, in raster order.
+
+    Returns:
+        groups, weights: [batch, n] as `Reduction.merge(normalize=False)` takes them: dominant tokens in raster order,
+            then targets; -1 for tokens that nobody absorbs.
+        anchor: [batch, dominant + contextual] the dominant tokens and the targets.
+    """
+    size, n = scores.shape
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    kept, rest = ranked[:, :dominant].sort(dim=-1).values, ranked[:, dominant:]
+    rest = rest.sort(dim=-1).values if pool is None else rest[:, : max(pool, contextual)]
+    groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
+    weights = torch.ones(size, n, device=scores.device)
+    groups.scatter_(1, kept, torch.arange(dominant, device=scores.device).expand(size, -1))
+    if not contextual:
+        return groups, weights, kept
+    unit = torch.nn.functional.normalize(metric.float(), dim=-1)
+    unit = unit.gather(1, rest[..., None].expand(-1, -1, unit.shape[-1]))
+    places = torch.arange(contextual, device=scores.device) * (rest.shape[1] // contextual)
+    joined = (unit @ unit[:, places].mT).argmax(-1)
+    others = torch.ones_like(joined, dtype=torch.float32)
+    others[:, places] = 0
+    members = torch.zeros(size, contextual, device=scores.device).scatter_add_(1, joined, others)
+    share = 1 / members.clamp(min=1).gather(1, joined)
+    joined[:, places], share[:, places] = torch.arange(contextual, device=scores.device), 1.0
+    groups.scatter_(1, rest, joined + dominant)
+    weights.scatter_(1, rest, share)
+    return groups, weights, torch.cat([kept, rest[:, places]], 1)
+
+
+def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
+    """Greedy maximum a posteriori choice of a determinantal point process, by incremental Cholesky (arXiv 1709.05135).
+
+    Each pick is the item whose squared volume beyond those picked, its residual, is largest. The lowest index wins a
+    tie. An item with less than 1e-5 of its own length left lies in the span of those picked as far as float32 can tell:
+    such items come last, the one with the largest diagonal entry first.
+
+    Args:
+        kernel: [batch, n, n] symmetric, positive semidefinite.
+
+    Returns:
+        picks: [batch, keep] in the order picked, so that a smaller choice is a prefix.
+    """
+    size, n, _ = kernel.shape
+    kernel = kernel.float()
+    rows = torch.arange(size, device=kernel.device)
+    own = kernel.diagonal(dim1=1, dim2=2)
+    last = own - own.amax(-1, keepdim=True) - 1
+    residual = own.clone()
+    taken = torch.zeros(size, n, dtype=torch.bool, device=kernel.device)
+    factor = kernel.new_zeros(size, keep, n)
+    picks = torch.zeros(size, keep, dtype=torch.long, device=kernel.device)
+    for step in range(keep):
+        free = residual > 1e-5 * own
+        pick = torch.where(free, residual, last).masked_fill(taken, -torch.inf).argmax(-1)
+        picks[:, step], taken[rows, pick] = pick, True
+        seen = factor[:, :step]
+        row = kernel[rows, pick] - torch.einsum("bsn,bs->bn", seen, seen[rows, :, pick])
+        row = torch.where(free[rows, pick, None], row / residual[rows, pick].clamp(min=1e-30).sqrt()[:, None], 0.0)
+        factor[:, step] = row
+        residual = residual - row.square()
     return picks
 
 
@@ -137,6 +214,35 @@ def merge_schedule(layers: int, merges: int | Sequence[int], inflect: float = 0.
     first = int(merges * (1 - inflect))
     step = (2 * merges - 2 * first) / (layers - 1) if layers > 1 else 0.0
     return [int(first + step * layer) for layer in range(layers)]
+
+
+def merge_stages(keep: int, shape: ModelShape, inflect: float = 0.0, *, proportional: bool = True) -> tuple[Stage, ...]:
+    """Cuts of a tower that merges pairs by `merge_schedule`, down to `keep` tokens of one image at the LLM's door.
+
+    The schedule is the one of fewest merges that gets there by the layer that the LLM's features come from; the last
+    merging layer merges what is missing, and none merges more than half of its tokens.
+    """
+    keep, planned = max(keep, 1), []
+    for merges in range(shape.tokens + 1):
+        left, planned = shape.tokens, []
+        for layer, wanted in enumerate(merge_schedule(shape.feature_layers or shape.vision_layers, merges, inflect)):
+            merged = min(wanted, left // 2, left - keep)
+            if merged > 0:
+                left -= merged
+                planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=proportional))
+        if left == keep:
+            break
+    return tuple(planned)
+
+
+def merge_pairs(view: View, keep: int) -> Reduction:
+    """Merge the tokens of a vision layer down to `keep` and a class token: `pair_alike` by keys averaged over heads.
+
+    A merged token is the mean of its members, weighted by the patches that they stand for.
+    """
+    protected = 0 if view.class_index is None else 1
+    groups, anchor = pair_alike(view["keys"].float().mean(1), view.tokens.shape[1] - protected - keep, protected)
+    return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
 
 
 def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
