@@ -78,6 +78,15 @@ def absorb(
     return groups, weights, torch.cat([kept, rest[:, places]], 1)
 
 
+def behind_class_token(groups: torch.Tensor, weights: torch.Tensor, anchor: torch.Tensor) -> Reduction:
+    """What `absorb` returns for patches, as a reduction of patches and a class token, last in, that leaves first."""
+    size, n = groups.shape
+    last = groups.new_full((size, 1), n)
+    groups = torch.cat([torch.where(groups < 0, -1, groups + 1), torch.zeros_like(last)], 1)
+    weights, anchor = torch.cat([weights, weights.new_ones(size, 1)], 1), torch.cat([last, anchor], 1)
+    return Reduction.merge(groups, weights, anchor=anchor, normalize=False, position="renumber")
+
+
 def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
     """Greedy maximum a posteriori choice of a determinantal point process, by incremental Cholesky (arXiv 1709.05135).
 
