@@ -274,6 +274,7 @@ class View:
         generators: one per batch row, seeded by (seed, sample id, image); use `noise`.
         class_index: row of the class token in `tokens`, or None.
         image: [batch, n] number of the image, in its sample, that each token belongs to; None where a view holds one.
+        shape: of the model, as `stages` was told.
 
     Signals, by place; L is a vision layer (negative counts from the end), t counts the text tokens behind the last
     image of the prompt, attention is after the softmax and keys are after rotary embedding:
@@ -302,6 +303,7 @@ class View:
     generators: tuple[torch.Generator, ...] = ()
     class_index: int | None = None
     image: torch.Tensor | None = None
+    shape: ModelShape | None = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.signals[name]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..contracts import Compressor, Stage, View
+from ..contracts import Compressor, ModelShape, Stage, View
 from ..schedule import Schedule
 from . import closed_form as closed
 from .closed_form import Flops
@@ -171,6 +171,14 @@ def _random_view(config: PretrainedConfig, stage: Stage, tokens: int, grid: tupl
         signals={name: signal(name) for name in stage.reads},
         generators=(generator,),
         class_index=(0 if in_tower else tokens) if extra else None,
+        shape=ModelShape(
+            config.model_type,
+            grid[0] * grid[1],
+            grid,
+            vision.num_hidden_layers,
+            text.num_hidden_layers,
+            vision.model_type in closed.CLASS_TOKENS,
+        ),
     )
 
 

@@ -234,7 +234,7 @@ class VisionLanguageModel(ABC):
         if stages and compressor is not None:
             calls = Calls(
                 compressor, batch.names, grid, seed=seed, kind=budget_kind, device=self.device,
-                resized=grid != self.shape.grid,
+                resized=grid != self.shape.grid, shape=self.shape,
             )  # fmt: skip
         reads = frozenset(name for s in stages for name in s.reads)
         if encoded is None or any(s.place in ("pixel", "encoder") for s in stages):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ..contracts import Compressor, Reduction, Stage, View
+from ..contracts import Compressor, ModelShape, Reduction, Stage, View
 
 BudgetKind = Literal["exact", "at_most", "adaptive"]
 
@@ -43,10 +43,10 @@ class Calls:
 
     def __init__(
         self, compressor: Compressor, names: Sequence[ImageName], grid: tuple[int, int], *, seed: int, kind: BudgetKind,
-        device: torch.device, resized: bool = False,
+        device: torch.device, resized: bool = False, shape: ModelShape | None = None,
     ) -> None:  # fmt: skip
         self.compressor, self.names, self.grid, self.kind = compressor, tuple(names), grid, kind
-        self.resized = resized
+        self.resized, self._shape = resized, shape
         self._generators = [name.generator(seed) for name in names]
         full = grid[0] * grid[1]
         self._origin = [torch.arange(full, device=device) for _ in names]
@@ -73,7 +73,7 @@ class Calls:
         sizes = torch.stack([self._with_class(self._sizes[i], class_index, 1) for i in images])
         view = View(
             tokens, self.grid, stage.place, stage.layer, sizes, origin, signals,
-            tuple(self._generators[i] for i in images), class_index,
+            tuple(self._generators[i] for i in images), class_index, shape=self._shape,
         )  # fmt: skip
         reduction = self.compressor.reduce(view, stage.keep)
         # In the encoder the class token flows on beside the tokens that are counted; elsewhere it is one of them.

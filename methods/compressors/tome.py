@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import merge_schedule, pair_alike
+from ..ops import merge_pairs, merge_stages
 
 
 @compressor(
@@ -41,22 +41,7 @@ class ToMe:
             raise ValueError(f"inflect must be a number from -1 to 1, not {self.inflect!r}")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        keep = max(keep, 1)
-        layers = shape.feature_layers or shape.vision_layers
-        planned: list[Stage] = []
-        for merges in range(shape.tokens + 1):
-            left, planned = shape.tokens, []
-            for layer, wanted in enumerate(merge_schedule(layers, merges, self.inflect)):
-                merged = min(wanted, left // 2, left - keep)
-                if merged > 0:
-                    left -= merged
-                    planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=True))
-            if left == keep:
-                break
-        return tuple(planned)
+        return merge_stages(keep, shape, self.inflect)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        protected = 0 if view.class_index is None else 1
-        n = view.tokens.shape[1]
-        groups, anchor = pair_alike(view["keys"].float().mean(1), n - protected - keep, protected)
-        return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
+        return merge_pairs(view, keep)

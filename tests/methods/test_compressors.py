@@ -43,7 +43,7 @@ def view(stage, n, rows=3, seed=0):
         stage.layer, torch.ones(rows, length), origin.expand(rows, -1),
         {name: signal(name, rows, total + inside, seed) for name in stage.reads},
         tuple(torch.Generator().manual_seed(s) for s in range(rows)), 0 if inside else total if behind else None,
-        torch.arange(images(stage)).repeat_interleave(n).expand(rows, -1) if stage.joint else None,
+        torch.arange(images(stage)).repeat_interleave(n).expand(rows, -1) if stage.joint else None, SMALL,
     )  # fmt: skip
 
 

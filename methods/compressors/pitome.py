@@ -1,0 +1,119 @@
+"""PiToMe: merge tokens of large clusters, which have much energy, and protect the isolated ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, pi
+from typing import Literal
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import pair_alike
+
+Form = Literal["half", "energy", "text"]
+
+
+@compressor(
+    "pitome",
+    places=("encoder",),
+    needs=("keys",),
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2405.16148",
+    repository="hchautran/PiToMe",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class PiToMe:
+    """Rank tokens by energy, the mean ELU of their cosine similarities less a margin, and merge those ranked first.
+
+    Paper: Accelerating Transformers with Spectrum-Preserving Token Merging, arXiv 2405.16148; authors' repository
+    hchautran/PiToMe. `view.tokens` is [batch, n, dim]; similarity is the cosine of `keys` [batch, heads, n, d] averaged
+    over heads; the class token takes no part. The margin falls from `margin` in the first layer to 0 behind the last of
+    the tower. The first half of the layers pairs all tokens (even ranks with odd ones, the most similar pairs merge),
+    the second half only the 2r tokens of the highest energy, as the authors' DeiT does; `energy_first=True` swaps the
+    halves, as their MAE does. Merged tokens are means weighted by size. Order: protected, then targets, by energy.
+
+    Departs from the paper: later layers do not attend in proportion to size, as in the released code
+    (`proportional=True` does). `margin` is 0.9, of the paper and of the code for CLIP towers; the code for DeiT and MAE
+    has 0.75. The share that every layer keeps is the largest that leaves `keep` tokens by the layer that the LLM's
+    features come from, the last merging layer merges what is missing, and none merges more than half of its tokens.
+    """
+
+    margin: float = 0.9
+    energy_first: bool = False
+    proportional: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 1:
+            raise ValueError(f"margin must be a number from 0 to 1, not {self.margin!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        layers, keep = shape.feature_layers or shape.vision_layers, max(keep, 1)
+        low, high = 0.5, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _counts(shape.tokens, middle, layers)[-1] <= keep else (low, middle)
+        counts = [max(keep, left) for left in _counts(shape.tokens, low, layers)]
+        return tuple(
+            Stage("encoder", left, layer=layer, reads=("keys",), proportional=self.proportional)
+            for layer, left in enumerate(counts)
+            if left < ([shape.tokens, *counts][layer])
+        )
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        if view.shape is None or view.layer is None:
+            raise ValueError("PiToMe's margin follows from the layer's place in the tower: the view must name both")
+        layers, beside = view.shape.vision_layers, 0 if view.class_index is None else 1
+        early = 2 * view.layer < layers
+        form: Form = "half" if early != self.energy_first else "energy"
+        margin = self.margin * (1 - view.layer / layers)
+        metric = view["keys"].float().mean(1)[:, beside:]
+        groups, anchor = pair_by_energy(metric, metric.shape[1] - keep, margin, form)
+        if beside:
+            first = groups.new_zeros(len(groups), 1)
+            groups, anchor = torch.cat([first, groups + 1], 1), torch.cat([first, anchor + 1], 1)
+        return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
+
+
+def _counts(tokens: int, share: float, layers: int) -> list[int]:
+    counts = [tokens]
+    for _ in range(layers):
+        counts.append(counts[-1] - min(floor(counts[-1] - counts[-1] * share), counts[-1] // 2))
+    return counts[1:]
+
+
+def pair_by_energy(
+    metric: torch.Tensor, merges: int, margin: float, form: Form, alpha: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens to merge into which: [batch, n, d] to the output row of every token and the anchor of every row.
+
+    `half` splits all tokens by the parity of their rank, `energy` only the 2 `merges` of the highest energy, and `text`
+    splits those into a higher and a lower half, with a Gaussian energy.
+    """
+    merges = max(0, min(merges, metric.shape[1] // 2))
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    alike = unit @ unit.mT
+    if form == "text":
+        width = 1 - margin
+        energy = (torch.exp(-((1 - alike) ** 2) / (2 * width**2)) / (width * (2 * pi) ** 0.5)).mean(-1)
+    else:
+        energy = torch.nn.functional.elu(alike - margin, alpha).mean(-1)
+    ranked = energy.sort(dim=-1, descending=True, stable=True).indices
+    if form == "half":
+        rows, anchor = pair_alike(unit.gather(1, ranked[..., None].expand_as(unit)), merges)
+        return torch.empty_like(ranked).scatter_(1, ranked, rows), ranked.gather(1, anchor)
+    chosen = ranked[:, : 2 * merges]
+    halves = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else (chosen[:, :merges], chosen[:, merges:])
+    sources, targets = halves
+    anchor = torch.cat([ranked[:, 2 * merges :], targets], 1)
+    rows = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
+    scores = (
+        unit.gather(1, sources[..., None].expand(-1, -1, unit.shape[-1]))
+        @ unit.gather(1, targets[..., None].expand(-1, -1, unit.shape[-1])).mT
+    )
+    if merges:
+        rows = rows.scatter(1, sources, rows.gather(1, targets.gather(1, scores.argmax(-1))))
+    return rows, anchor
