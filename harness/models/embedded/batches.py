@@ -200,21 +200,32 @@ def pack(batch: Batch, asked: Sequence[Sequence[Question]], pictures: int) -> Ba
 
 
 class Stream(torch.utils.data.Dataset[Batch]):
-    """Batch number i holds the scenes (or clips) from i * size on: any step can be made again."""
+    """Batch number i holds the scenes (or clips) from i * size on: any step can be made again.
 
-    def __init__(self, kind: str, size: int, split: Split, *, offset: int = 0) -> None:
+    Args:
+        share: which of how many equal parts of every batch; each is another process's.
+    """
+
+    def __init__(self, kind: str, size: int, split: Split, *, offset: int = 0, share: tuple[int, int] = (0, 1)) -> None:
         self.make = {"patches": tower_batch, "scenes": scene_batch, "clips": clip_batch}[kind]
         self.size, self.split, self.offset = size, split, offset
+        self.part, self.parts = share
+        if size % self.parts:
+            raise ValueError(f"a batch of {size} {kind} cannot be shared equally by {self.parts} processes")
 
     def __getitem__(self, step: int) -> Batch:
-        first = self.offset + step * self.size
-        return self.make(range(first, first + self.size), self.split)
+        own = self.size // self.parts
+        first = self.offset + step * self.size + self.part * own
+        return self.make(range(first, first + own), self.split)
 
 
-def batches(kind: str, size: int, split: Split, steps: range, *, offset: int = 0, workers: int = 0) -> Iterator[Batch]:
-    """The batches of these steps, in order, made by `workers` processes ahead of time."""
+def batches(
+    kind: str, size: int, split: Split, steps: range, *, offset: int = 0, workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:  # fmt: skip
+    """The batches of these steps, in order, made by `workers` processes ahead of time; see `Stream`."""
     loader = torch.utils.data.DataLoader(
-        Stream(kind, size, split, offset=offset), batch_size=None, sampler=steps, num_workers=workers,
+        Stream(kind, size, split, offset=offset, share=share), batch_size=None, sampler=steps, num_workers=workers,
         prefetch_factor=4 if workers else None, worker_init_fn=_one_thread,
     )  # fmt: skip
     yield from loader

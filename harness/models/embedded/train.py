@@ -73,7 +73,9 @@ class Heads(nn.Module):
 class Trainer:
     """The model, its optimisers and its place in the plan; everything that a checkpoint holds."""
 
-    def __init__(self, out: Path, device: str, workers: int, minutes: float) -> None:
+    def __init__(
+        self, out: Path, device: str, workers: int, minutes: float, *, share: tuple[int, int] = (0, 1)
+    ) -> None:
         from transformers import LlavaForConditionalGeneration
 
         torch.manual_seed(SEED)
@@ -83,6 +85,7 @@ class Trainer:
         _initialise(self.model)
         self.model.to(self.device)
         self.heads = Heads(mini.WIDTH).to(self.device)
+        self.share = share
         self.stage, self.step, self.seconds = "", 0, 0.0
 
     # ------------------------------------------------------------------------------------------------------- forward
@@ -149,7 +152,7 @@ class Trainer:
         steps = range(self.step, plan.steps)
         sizes = {"scenes" if plan.language else "patches": plan.size, "clips": plan.clips}
         streams = {
-            kind: batches.batches(kind, size, "train", steps, offset=offset, workers=self.workers)
+            kind: batches.batches(kind, size, "train", steps, offset=offset, workers=self.workers, share=self.share)
             for kind, size in sizes.items()
             if size
         }
@@ -164,6 +167,7 @@ class Trainer:
                 torch.autograd.backward(loss)
                 for name, value in figures.items():
                     totals.setdefault(f"{kind}.{name}", []).append(value)
+            over = self._gather(time.monotonic() > self.deadline)
             nn.utils.clip_grad_norm_([p for o in self.optimisers for g in o.param_groups for p in g["params"]], 1.0)
             for optimiser in self.optimisers:
                 optimiser.step()
@@ -177,11 +181,23 @@ class Trainer:
             if now - saved > 240:
                 self.save()
                 saved = now
-            if now > self.deadline:
+            if over:
                 self.save()
                 return self.step == plan.steps
         self.save()
         return True
+
+    def _gather(self, over: bool) -> bool:
+        """Make all processes go on with their mean gradient, and stop together when one of them says so."""
+        if self.share[1] == 1:
+            return over
+        gradients = [p.grad for o in self.optimisers for g in o.param_groups for p in g["params"] if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([float(over)], device=self.device)])
+        torch.distributed.all_reduce(flat)
+        parts = (flat / self.share[1]).split([*(g.numel() for g in gradients), 1])
+        for gradient, mean in zip(gradients, parts, strict=False):
+            gradient.copy_(mean.view_as(gradient))
+        return bool(parts[-1] > 0)
 
     def _optimisers(self, plan: Plan) -> list[torch.optim.Optimizer]:
         tower: list[nn.Module] = [self.model.model.vision_tower, self.heads]
@@ -204,12 +220,16 @@ class Trainer:
 
     def note(self, figures: dict[str, float]) -> None:
         """One line of the log."""
+        if self.share[0]:
+            return
         line = json.dumps({"stage": self.stage, "step": self.step, "seconds": round(self.seconds), **figures})
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
+        if self.share[0]:
+            return
         state = {
             "model": self.model.state_dict(), "heads": self.heads.state_dict(), "stage": self.stage, "step": self.step,
             "seconds": self.seconds, "optimisers": [o.state_dict() for o in self.optimisers],
@@ -293,14 +313,27 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--processes", type=int, default=1, help="that share every batch, on a CPU")
     parser.add_argument("--plans", type=json.loads, default={}, help='{"tower": {"steps": 100}}')
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.processes == 1:
+        _train(0, given)
+    else:
+        (given.out / "rendezvous").unlink(missing_ok=True)
+        torch.multiprocessing.spawn(_train, (given,), given.processes)
+
+
+def _train(number: int, given: argparse.Namespace) -> None:
+    """One of the processes."""
+    torch.set_num_threads(given.threads)
+    if given.processes > 1:
+        meeting = (given.out / "rendezvous").resolve().as_uri()
+        torch.distributed.init_process_group("gloo", meeting, rank=number, world_size=given.processes)
     plans = {name: Plan(**{**asdict(plan), **given.plans.get(name, {})}) for name, plan in PLANS.items()}
-    trainer = Trainer(given.out, given.device, given.workers, given.minutes)
-    if go_on(trainer, plans):
+    trainer = Trainer(given.out, given.device, given.workers, given.minutes, share=(number, given.processes))
+    if go_on(trainer, plans) and number == 0:
         train_text(trainer.model.model.vision_tower, trainer.out, offset=SCENES_OF_A_STAGE * len(plans))
 
 
