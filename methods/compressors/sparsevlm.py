@@ -1,0 +1,149 @@
+"""SparseVLM: words that matter to the picture rate its tokens in three LLM layers; some of the rest are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import dpc_knn, top
+
+TABLES = {
+    1: ((0, 0, 0), (82, 32, 18), (249, 55, 27), (312, 117, 39), (309, 204, 113), (576, 576, 576)),
+    2: ((0, 0, 0), (66, 34, 20), (246, 54, 28), (238, 108, 60), (300, 200, 118), (576, 576, 576)),
+}
+"""Of 576 tokens, how many are left (merged ones included) behind each cut: nothing, the authors' four rows, all."""
+
+
+@compressor(
+    "sparsevlm",
+    places=("decoder",),
+    needs=("text_attention", "entering", "text_embeddings", "keys"),
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2410.04417",
+    repository="Gumpest/SparseVLMs",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class SparseVLM:
+    """Behind three LLM layers, keep the tokens that rater words attend to and merge the best of the others.
+
+    Paper: SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference, arXiv 2410.04417;
+    authors' repository Gumpest/SparseVLMs. Raters are the words behind the picture whose share of a softmax over words
+    (inner products of `entering` [batch, m, dim] and `text_embeddings` [batch, t, dim], mean over visual tokens) is
+    above the mean. A token's score is the raters' `text_attention` [batch, heads, t, n] in the layer that has just run,
+    averaged over heads and raters. Of the tokens left out, the best 30% are clustered by density peaks into a tenth of
+    their number, and cluster means follow the kept tokens; positions are renumbered. `layers` are the first that see
+    fewer tokens: 3, 7 and 16 of 32, scaled, unless given.
+
+    `version=2` is the released SparseVLM+: no merging, positions kept; attention is divided by the inner product of
+    two rotated vectors of ones (which may be negative), and the `heads` heads of the largest sum are used. Its
+    distances assume one picture with the text right behind it, and rotary embedding of base `theta`.
+
+    `keep` counts all tokens behind the last cut. The authors' tables of 192, 128, 96 and 64 (their means over layers)
+    are met at 113, 39, 27 and 18 of 576 (118, 60, 28 and 20 in version 2); other counts are interpolated.
+
+    Departs from the code: those four budgets are the only ones there. A cut that has nothing to drop leaves all as it
+    is, where the code moves one token to the end; fewer tokens than there would be clusters are clusters of all that is
+    recycled; if no word is above the mean (a single word) all words are raters. Departs from the paper: its first
+    version adapts the counts to the rank of the attention, which was not released.
+    """
+
+    version: int = 1
+    layers: tuple[int, int, int] | None = None
+    heads: int = 14
+    theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        if self.version not in TABLES:
+            raise ValueError(f"version must be 1 or 2, not {self.version!r}")
+        given = self.layers
+        if given is not None and not (
+            isinstance(given, tuple | list)
+            and len(given) == 3
+            and all(isinstance(layer, int) for layer in given)
+            and 0 < given[0] < given[1] < given[2]
+        ):
+            raise ValueError(f"layers must be three whole numbers from 1 in ascending order, not {given!r}")
+        if not isinstance(self.heads, int) or self.heads < 1:
+            raise ValueError(f"heads must be a whole number from 1, not {self.heads!r}")
+        if not isinstance(self.theta, int | float) or self.theta <= 1:
+            raise ValueError(f"theta must be a number above 1, not {self.theta!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        keep, table = max(keep, 1), np.array(TABLES[self.version])
+        scale = shape.tokens / table[-1, -1]
+        counts = [round(np.interp(keep / scale, table[:, -1], table[:, cut]) * scale) for cut in (0, 1)]
+        layers = self.layers or tuple(shape.scale(layer, of=32) for layer in (3, 7, 16))
+        left = dict(zip(layers, (max(counts[0], counts[1], keep), max(counts[1], keep), keep), strict=True))
+        reads = ("text_attention", "entering", "text_embeddings") + (("keys",) if self.version == 2 else ())
+        return tuple(Stage("decoder", count, layer=layer, reads=reads) for layer, count in left.items())
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        attention, raters = view["text_attention"].float(), find_raters(view["entering"], view["text_embeddings"])
+        n = attention.shape[-1]
+        if self.version == 1 and keep >= n:
+            return Reduction.identity(len(attention), n)
+        if self.version == 1:
+            return recycle(view, rate(attention, raters), keep_whole(n, keep), keep)
+        assert view.origin is not None
+        distance = torch.arange(attention.shape[2], device=attention.device)[:, None] - view.origin[:, None]
+        alike = rotated_ones(distance + view.grid[0] * view.grid[1], view["keys"].shape[-1], self.theta)
+        scores = rate(attention / alike[:, None], raters, self.heads)
+        return Reduction.keep(top(scores, keep), n, position="keep")
+
+
+def find_raters(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Which words rate: [batch, m, dim] and [batch, t, dim] at the LLM's door to a mask [batch, t]."""
+    share = (visual.float() @ text.float().mT).softmax(-1).mean(1)
+    above = share > share.mean(-1, keepdim=True)
+    return above | ~above.any(-1, keepdim=True)
+
+
+def rate(attention: torch.Tensor, raters: torch.Tensor, heads: int | None = None) -> torch.Tensor:
+    """Scores [batch, n] of visual tokens: the mean of raters' rows over heads, or over those of the largest sum."""
+    weight = raters / raters.sum(-1, keepdim=True)
+    rows = (attention * weight[:, None, :, None]).sum(2)
+    if heads is not None and heads < rows.shape[1]:
+        best = rows.sum(-1).topk(heads).indices
+        rows = rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
+    return rows.mean(1)
+
+
+def rotated_ones(distance: torch.Tensor, dim: int, theta: float) -> torch.Tensor:
+    """Inner products of vectors of ones after rotary embedding, places apart by `distance`, over sqrt(dim)."""
+    frequency = theta ** (-torch.arange(dim // 2, device=distance.device) / (dim // 2))
+    return 2 * (distance[..., None] * frequency).cos().sum(-1) / dim**0.5
+
+
+def clustered(n: int, whole: int) -> tuple[int, int]:
+    """Of `n` tokens with `whole` kept: how many of the others are recycled, and into how many clusters."""
+    recycled = int((n - whole) * 0.3) + 1
+    return recycled, recycled // 10 + 1
+
+
+def keep_whole(n: int, keep: int) -> int:
+    """The most tokens to keep so that with the clusters of the others `keep` of `n` are left.
+
+    One token fewer may leave as many, with one cluster more (34 or 35 of 64 leave 36): `recycle` is told the number.
+    """
+    return next((w for w in range(min(keep, n) - 1, 0, -1) if w + clustered(n, w)[1] <= keep), 0)
+
+
+def recycle(view: View, scores: torch.Tensor, whole: int, keep: int) -> Reduction:
+    """Keep the `whole` tokens of the highest scores, in order; clusters of the next best follow, `keep` rows in all."""
+    size, n = scores.shape
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    recycled = clustered(n, whole)[0]
+    kept, others = ranked[:, :whole].sort(dim=-1).values, ranked[:, whole : whole + recycled]
+    points = view.tokens.gather(1, others[..., None].expand(-1, -1, view.tokens.shape[-1]))
+    clusters = keep - whole
+    labels, centres = dpc_knn(points, clusters, clusters, view.noise(recycled))
+    groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
+    groups.scatter_(1, kept, torch.arange(whole, device=scores.device).expand(size, -1))
+    groups.scatter_(1, others, whole + labels)
+    return Reduction.merge(groups, anchor=torch.cat([kept, others.gather(1, centres)], 1), position="renumber")
