@@ -87,6 +87,59 @@ def behind_class_token(groups: torch.Tensor, weights: torch.Tensor, anchor: torc
     return Reduction.merge(groups, weights, anchor=anchor, normalize=False, position="renumber")
 
 
+def one_head(view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of the last vision layer as PruMerge reads it: all heads as one (arXiv 2403.15388).
+
+    Of `class_query@-1` [batch, heads, d] and `keys@-1` [batch, heads, patches + 1, d], heads concatenated: the class
+    token's row after the softmax, without its own entry, [batch, patches], and keys of patches [batch, patches, dim].
+    """
+    query, keys = view["class_query@-1"].float().flatten(1), view["keys@-1"].float().transpose(1, 2).flatten(2)
+    logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[1] ** 0.5
+    return logits.softmax(-1)[:, 1:], keys[:, 1:]
+
+
+def outliers(scores: torch.Tensor) -> torch.Tensor:
+    """How many of [batch, n] lie more than 1.5 interquartile ranges above the third quartile, as PruMerge counts them.
+
+    The authors turn the count into a share and that back into a count, which may lose one to rounding; so here.
+    """
+    n = scores.shape[1]
+    low, high = scores.quantile(torch.tensor([0.25, 0.75], device=scores.device), dim=1)
+    found = (scores > (high + 1.5 * (high - low))[:, None]).sum(1)
+    return torch.tensor([int(n * (count / n)) for count in found.tolist()], device=scores.device)
+
+
+def absorb_neighbours(
+    scores: torch.Tensor, metric: torch.Tensor, centres: torch.Tensor, counts: torch.Tensor, neighbours: int = 32
+) -> Reduction:
+    """Every centre takes in its nearest others by their scores, and one more row takes in what is no centre (PruMerge).
+
+    A centre's row is itself plus the sum of its `neighbours` nearest (cosine), other centres included, times their
+    scores, unnormalised; the last row is the sum of all that are no centres, times theirs.
+
+    Args:
+        scores: [batch, n]; metric: [batch, n, d].
+        centres: [batch, k] distinct indices in the order of their rows, of which the first `counts` [batch] are used.
+    """
+    size, n = scores.shape
+    device, width = scores.device, int(counts.max())
+    centres, used = centres[:, :width], torch.arange(width, device=device) < counts[:, None]
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    near = unit.gather(1, centres[..., None].expand(-1, -1, unit.shape[-1])) @ unit.mT
+    near = near.scatter(2, centres[..., None], -torch.inf).topk(min(neighbours, n - 1), dim=-1).indices
+    weights = torch.zeros(size, width + 1, n, device=device)
+    taken = scores[:, None].expand(-1, width, -1).gather(2, near)
+    weights[:, :width].scatter_(2, near, taken).scatter_(2, centres[..., None], 1.0)
+    weights[:, :width].masked_fill_(~used[..., None], 0.0)
+    free = torch.ones_like(scores).scatter_add_(1, centres, -used.to(scores.dtype))
+    weights[torch.arange(size, device=device), counts] = scores * free
+    batch, row, source = weights.nonzero(as_tuple=True)
+    anchor = torch.full((size, width + 1), -1, dtype=torch.long, device=device)
+    anchor[:, :width] = torch.where(used, centres, -1)
+    anchor[torch.arange(size, device=device), counts] = (scores * free).argmax(-1)
+    return Reduction(n, counts.cpu() + 1, batch, row, source, weights[batch, row, source], anchor, "renumber")
+
+
 def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
     """Greedy maximum a posteriori choice of a determinantal point process, by incremental Cholesky (arXiv 1709.05135).
 
@@ -161,6 +214,54 @@ def pair_alike(metric: torch.Tensor, merges: int, protected: int = 0) -> tuple[t
     place = torch.empty_like(everyone).scatter_(1, anchor, everyone[:, : n - merges].contiguous())
     target = 2 * partner.gather(1, merged) + 1
     return place.scatter(1, 2 * merged, place.gather(1, target)), anchor
+
+
+def best_partners(metric: torch.Tensor, protected: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best partner among odd places of every even place, and their cosine: both [batch, evens]."""
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    scores = unit[:, ::2] @ unit[:, 1::2].mT
+    if protected:
+        scores[:, 0] = -torch.inf
+    best = scores.max(-1)
+    return best.values, best.indices
+
+
+def pair_above(
+    metric: torch.Tensor, threshold: torch.Tensor | float, protected: int, most: int | None = None,
+    by_place: bool | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """One round of bipartite soft matching by a threshold (DyMU, arXiv 2504.17040): all pairs above it merge, but no more
+    than half of the tokens.
+
+    Args:
+        metric: [batch, n, d]. threshold: a similarity, or [batch, 1].
+        protected: 1 for a class token in front.
+        most: merges of one image at most.
+        by_place: unmerged tokens of even places stay in raster order; else the most similar comes first. Default: with
+            a class token, as in the authors' path for single images.
+
+    Returns:
+        groups: [batch, n] the output row of every token. anchor: [batch, most rows], -1 behind a shorter image's end.
+    """
+    best, partner = best_partners(metric, protected)
+    size, n = metric.shape[:2]
+    order = best.sort(dim=-1, descending=True, stable=True).indices
+    limit = (n - protected) // 2 if most is None else min(most, (n - protected) // 2)
+    merging = (best > threshold) & (order.argsort(-1) < limit)
+    if protected if by_place is None else by_place:
+        order = torch.arange(best.shape[1], device=metric.device).expand_as(order)
+    stays = ~merging.gather(1, order)
+    even = torch.zeros_like(order).scatter(1, order, stays.cumsum(1) - 1)
+    odd = stays.sum(1, keepdim=True) + torch.arange(n // 2, device=metric.device)
+    groups = torch.empty(size, n, dtype=torch.long, device=metric.device)
+    groups[:, 1::2] = odd
+    groups[:, ::2] = torch.where(merging, odd.gather(1, partner), even)
+    own = torch.ones_like(groups, dtype=torch.bool)
+    own[:, ::2] = ~merging
+    image, token = own.nonzero(as_tuple=True)
+    anchor = groups.new_full((size, int(own.sum(1).max())), -1)
+    anchor[image, groups[image, token]] = token
+    return groups, anchor
 
 
 def dpc_knn(
@@ -262,3 +363,35 @@ def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
         if height * width <= keep:
             return height, width
     return 1, 1
+
+
+def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of queries or keys, [..., n, d]; channel i turns with channel i + d/2."""
+    first, second = tokens.chunk(2, -1)
+    return tokens * cos + torch.cat([-second, first], -1) * sin
+
+
+def unmerged_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mapping: torch.Tensor, cos: torch.Tensor,
+    sin: torch.Tensor, mask: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Attention as if merged tokens still stood at all their places: virtual unmerging (DyMU, arXiv 2504.17040).
+
+    Args:
+        query, key, value: [batch, heads, tokens, d] of the tokens that there are, before rotary embedding.
+        mapping: [batch, n] the token that stands at each of the n places of the full sequence; every token at one.
+        cos, sin: [..., n, d] of those places.
+        mask: what `scaled_dot_product_attention` takes for n queries and keys; default causal.
+
+    Returns:
+        [batch, heads, tokens, d]: the mean of what a token attended to at all its places.
+    """
+    size, heads, tokens, d = query.shape
+    places = mapping[:, None, :, None].expand(-1, heads, -1, d)
+    query, key = (rotate(t.gather(2, places), cos, sin) for t in (query, key))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value.gather(2, places), attn_mask=mask, is_causal=mask is None
+    )
+    total = torch.zeros_like(value).scatter_add_(2, places, out)
+    count = torch.zeros(size, tokens, dtype=out.dtype, device=out.device)
+    return total / count.scatter_add_(1, mapping, torch.ones_like(mapping, dtype=out.dtype))[:, None, :, None]
