@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.nd
 
 def _patterns(entry: Mapping[str, object], name: str) -> tuple[str, ...]:
     value = entry.get(name, ())
-    assert isinstance(value, list | tuple)
+    assert isinstance(value, list | tuple | dict)
     return tuple(value)
 
 

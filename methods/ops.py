@@ -230,8 +230,8 @@ def pair_above(
     metric: torch.Tensor, threshold: torch.Tensor | float, protected: int, most: int | None = None,
     by_place: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """One round of bipartite soft matching by a threshold (DyMU, arXiv 2504.17040): all pairs above it merge, but no more
-    than half of the tokens.
+    """One round of bipartite soft matching by a threshold (DyMU, arXiv 2504.17040): all pairs above it merge, but no
+    more than half of the tokens.
 
     Args:
         metric: [batch, n, d]. threshold: a similarity, or [batch, 1].

@@ -4,11 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from toksweep.harness.contracts import ModelShape, UserError, View
+from toksweep.harness.contracts import ModelShape, Refusal, UserError, View
 from toksweep.harness.registry import registry
 from toksweep.methods.compressors.auroracap import AuroraCap
+from toksweep.methods.compressors.dymu import DyMU, share_out
 from toksweep.methods.compressors.pitome import PiToMe, pair_by_energy
 from toksweep.methods.compressors.tinychart import TinyChart
+from toksweep.methods.ops import pair_above, pair_alike, unmerged_attention
 
 CLIP = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
 SIGLIP = ModelShape("siglip", 2916, (54, 54), 27, 24, False, feature_layers=26)
@@ -25,7 +27,7 @@ def view(n, layer=0, class_index=None, shape=CLIP, seed=0):
     )
 
 
-@pytest.mark.parametrize("method", [TinyChart(), AuroraCap(), PiToMe(), PiToMe(energy_first=True)])
+@pytest.mark.parametrize("method", [TinyChart(), AuroraCap(), PiToMe(), PiToMe(energy_first=True), DyMU()])
 @pytest.mark.parametrize("keep", [1, 64, 192, 401, 575])
 def test_any_count_is_reached_in_layers_that_merge_half_at_most(method, keep):
     stages = method.stages(keep, CLIP)
@@ -91,3 +93,69 @@ def test_the_forms_of_pitome_change_in_the_middle_of_the_tower():
 def test_a_margin_that_makes_no_sense_is_refused(margin):
     with pytest.raises(UserError, match="margin must be a number from 0 to 1"):
         registry("methods").get("pitome").build({"margin": margin})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "reverse_linear"])
+@pytest.mark.parametrize(("total", "layers"), [(0, 23), (5, 23), (23, 23), (100, 12), (504, 24), (575, 4)])
+def test_merges_are_shared_out_in_full(total, layers, schedule):
+    plan = share_out(total, layers, schedule)
+    assert (len(plan), sum(plan)) == (layers, total)
+    assert min(plan) >= 0
+    assert plan == sorted(plan, reverse=schedule != "reverse_linear")
+
+
+def test_dymu_keeps_fewer_tokens_of_a_simple_picture():
+    """Two pictures, one of them with eight pairs of duplicates."""
+    keys = draw(2, 4, 17, 8)
+    keys[1, :, 2::2] = keys[1, :, 1:-1:2]
+    seen = View(draw(2, 17, 6), CLIP.grid, "encoder", 0, torch.ones(2, 17), None, {"keys": keys}, (), 0, None, CLIP)
+    reduction = DyMU(thresholds=(0.99,) * 24).reduce(seen, 12)
+    assert reduction.counts.tolist() == [17, 9]
+
+
+def test_dymu_without_thresholds_merges_as_many_as_the_schedule_says():
+    assert DyMU().reduce(view(17, class_index=0), 11).counts.tolist() == [12, 12]
+
+
+def test_thresholds_of_another_tower_are_refused():
+    with pytest.raises(Refusal, match="12 thresholds, and the tower merges in 23 layers"):
+        DyMU(thresholds=(0.9,) * 12).stages(100, CLIP)
+
+
+@pytest.mark.parametrize("parameters", [{"schedule": "steep"}, {"thresholds": ("high",)}])
+def test_a_setting_of_dymu_that_makes_no_sense_is_refused(parameters):
+    with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
+        registry("methods").get("dymu").build(parameters)
+
+
+@pytest.mark.parametrize("protected", [0, 1])
+@pytest.mark.parametrize("n", [16, 17])
+def test_a_threshold_below_everything_merges_half_and_one_above_nothing(protected, n):
+    metric = draw(2, n, 6)
+    assert pair_above(metric, -1.0, protected)[1].shape == (2, n - (n - protected) // 2)
+    assert pair_above(metric, 1.0, protected)[1].shape == (2, n)
+
+
+def test_a_threshold_between_two_edges_merges_what_their_number_does():
+    metric = draw(1, 16, 6)
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    ranked = (unit[:, ::2] @ unit[:, 1::2].mT).amax(-1).sort(descending=True).values[0]
+    threshold = float(ranked[2:4].mean())
+    assert all(torch.equal(a, b) for a, b in zip(pair_above(metric, threshold, 0), pair_alike(metric, 3), strict=True))
+
+
+def test_unmerged_attention_is_attention_of_the_repeated_tokens():
+    """Computed place by place, with rotations as complex numbers."""
+    mapping = torch.tensor([[0, 1, 1, 2, 0, 3], [3, 2, 1, 0, 0, 0]])
+    query, key, value = (draw(2, 2, 4, 8, seed=s).double() for s in range(3))
+    turns = torch.outer(torch.arange(6), 100 ** (-torch.arange(4) / 4)).double()
+    cos, sin = turns.cos().repeat(1, 2), turns.sin().repeat(1, 2)
+    out = unmerged_attention(query, key, value, mapping, cos, sin)
+    for b in range(2):
+        turned = [torch.complex(t[b, :, mapping[b], :4], t[b, :, mapping[b], 4:]) for t in (query, key)]
+        q, k = (t * torch.polar(torch.ones_like(turns), turns) for t in turned)
+        logits = (q @ k.conj().mT).real / 8**0.5
+        weights = logits.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf).softmax(-1)
+        attended = weights @ value[b, :, mapping[b]]
+        want = torch.stack([attended[:, mapping[b] == t].mean(1) for t in range(4)], 1)
+        assert torch.allclose(out[b], want)

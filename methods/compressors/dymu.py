@@ -1,0 +1,96 @@
+"""DyMU: merge every pair of tokens that is more alike than a threshold, so that simple pictures keep fewer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
+from ...harness.registry import compressor
+from ..ops import best_partners, pair_above
+
+Schedule = Literal["constant", "linear", "reverse_linear"]
+
+
+@compressor(
+    "dymu",
+    places=("encoder",),
+    needs=("keys",),
+    budget_kind="adaptive",
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2504.17040",
+    repository="MikeWangWZHL/dymu",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class DyMU:
+    """Bipartite soft matching (ToMe) of all pairs above a threshold of their layer, half of the tokens at most.
+
+    Paper: DyMU: Dynamic Merging and Virtual Unmerging for Efficient VLMs, arXiv 2504.17040; authors' repository
+    MikeWangWZHL/dymu. `view.tokens` is [batch, n, dim] with the class token in front, which never merges; similarity is
+    the cosine of `keys` [batch, heads, n, d] averaged over heads; merged tokens are means weighted by size, and later
+    layers attend in proportion to size (which the released code does in its fused attention; its other branch adds the
+    bias behind the softmax, a bug). `thresholds` holds one similarity per vision layer, from `find_threshold` on many
+    pictures; counts then differ between pictures and `keep` is their nominal average, spread over layers by `schedule`.
+
+    Departs from the paper: without `thresholds` every picture is its own set for estimating them, which merges the same
+    number everywhere (pairs of negative similarity never merge); the authors' thresholds come from 250,000 pictures.
+    Virtual unmerging in the LLM (`ops.unmerged_attention`) acts at the place `attention`, not here.
+    """
+
+    thresholds: tuple[float, ...] | None = None
+    schedule: Schedule = "constant"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "linear", "reverse_linear"):
+            raise ValueError(f"schedule must be constant, linear or reverse_linear, not {self.schedule!r}")
+        if self.thresholds is not None and not all(isinstance(t, int | float) for t in self.thresholds):
+            raise ValueError(f"thresholds must be numbers, one per vision layer, not {self.thresholds!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        layers, keep = shape.feature_layers or shape.vision_layers, max(keep, 1)
+        if self.thresholds is not None and len(self.thresholds) < layers:
+            raise Refusal(f"has {len(self.thresholds)} thresholds, and the tower merges in {layers} layers")
+        planned: list[Stage] = []
+        for total in range(shape.tokens - keep, shape.tokens * layers):
+            left, planned = shape.tokens, []
+            for layer, wanted in enumerate(share_out(total, layers, self.schedule)):
+                merged = min(wanted, left // 2, left - keep)
+                if merged > 0:
+                    left -= merged
+                    planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=True))
+            if left == keep:
+                break
+        return tuple(planned)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        protected = 0 if view.class_index is None else 1
+        metric = view["keys"].float().mean(1)
+        size, n, _ = metric.shape
+        if self.thresholds is not None and view.layer is not None:
+            threshold = metric.new_full((size, 1), self.thresholds[view.layer])
+        else:
+            best, _ = best_partners(metric, protected)
+            threshold = torch.stack([find_threshold(row, n - protected - keep) for row in best])[:, None]
+        groups, anchor = pair_above(metric, threshold, protected)
+        return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
+
+
+def share_out(total: int, layers: int, schedule: Schedule) -> list[int]:
+    """How many of `total` merges each layer does: as many everywhere, or ever fewer, or ever more."""
+    if schedule == "constant":
+        return [total // layers + int(layer < total % layers) for layer in range(layers)]
+    first, found = 2 * total // layers, []
+    for layer in range(layers):
+        found.append(min(int(first - layer * (first / layers)), total - sum(found)))
+    found[0] += total - sum(found)  # a ramp of small numbers falls short
+    return found if schedule == "linear" else found[::-1]
+
+
+def find_threshold(similarities: torch.Tensor, merges: int) -> torch.Tensor:
+    """The similarity of the first edge that is not merged where `merges` of all edges of a set are, at least 0."""
+    ranked = similarities.flatten().sort(descending=True).values
+    return ranked[min(merges, len(ranked) - 1)].clamp(min=0)

@@ -1,0 +1,113 @@
+"""Feeds reference cases of DyMU to our code: schedules, merging, thresholds of a batch, virtual unmerging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ...harness.contracts import Reduction
+from ..compressors.dymu import find_threshold, share_out
+from ..ops import best_partners, pair_above, rotate, unmerged_attention
+
+
+def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Any case; what it is shows in the arrays that it holds."""
+    if "total" in case:
+        kind = ("constant", "linear", "reverse_linear")[int(case["kind"])]
+        plan = share_out(int(case["total"]), int(case["layers"]), kind)  # type: ignore[arg-type]
+        return {"r": np.asarray(plan, dtype=np.int64)}
+    if "q_un" in case:
+        return _scores(case)
+    if "hidden_states" in case:
+        return _attention(case)
+    if "r_per_instance" in case:
+        return _pooled(case)
+    if "layer0/metric" in case:
+        return _layers(case)
+    return _round(case)
+
+
+def _threshold(case: Mapping[str, np.ndarray], metric: torch.Tensor, protected: int) -> tuple[float, bool]:
+    """The similarity above which edges merge, and whether the batch itself gave it."""
+    given = round(float(case["threshold"]), 6)  # stored as float32
+    if given >= 0:
+        return given, False
+    return float(find_threshold(best_partners(metric, protected)[0], int(case["r"]) * len(metric))), True
+
+
+def _round(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One round of merging, of one image in the authors' order or of a padded batch."""
+    metric, tokens, sizes = (torch.from_numpy(case[name]) for name in ("metric", "x", "size"))
+    protected, most = int(case["class_token"]), int(case["max_r"])
+    threshold, searched = _threshold(case, metric, protected)
+    batch = len(metric) > 1
+    groups, anchor = pair_above(metric, threshold, protected, most if most >= 0 else None, True if batch else None)
+    reduction = Reduction.merge(groups, sizes[..., 0], anchor=anchor)
+    merged, grown = reduction.apply(tokens), reduction.sizes(sizes[..., 0])[..., None]
+    if not batch:
+        found = {
+            "out_wavg": merged, "size_out": grown, "pos_tracking": (reduction.dense() > 0).long(),
+            "unmerged": merged.gather(1, groups[..., None].expand_as(tokens)), "n_out": reduction.counts[0],
+        }  # fmt: skip
+    else:
+        found = {
+            "n_valid": reduction.counts, "padding_mask": (~reduction.valid).long(), "out_masked": merged,
+            "size_masked": grown, "group_of_input": groups,
+        }  # fmt: skip
+        if searched:
+            found["batch_threshold"] = torch.tensor(threshold)
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def _pooled(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch whose threshold merges `r_per_instance` tokens of an image on average."""
+    metric, tokens = torch.from_numpy(case["metric"]), torch.from_numpy(case["features"])
+    threshold = find_threshold(best_partners(metric, 0)[0], int(case["r_per_instance"]) * len(metric))
+    groups, anchor = pair_above(metric, float(threshold), 0, by_place=True)
+    reduction = Reduction.merge(groups, anchor=anchor)
+    found = {
+        "layer_threshold": threshold, "kept_per_instance": reduction.counts, "output_features": reduction.apply(tokens),
+        "output_sizes": reduction.sizes(torch.ones(groups.shape)), "output_padding": (~reduction.valid).float(),
+    }  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def _layers(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Layers one after the other on the tokens of one image."""
+    tokens = torch.from_numpy(case["features"])[None]
+    sizes, rows = torch.ones(tokens.shape[:2]), torch.arange(tokens.shape[1])
+    protected, threshold = int(case["class_token"]), round(float(case["threshold"]), 6)
+    found: dict[str, torch.Tensor] = {}
+    for layer in range(sum(name.endswith("/metric") for name in case)):
+        metric = torch.from_numpy(case[f"layer{layer}/metric"])[None]
+        groups, anchor = pair_above(metric, threshold, protected)
+        reduction = Reduction.merge(groups, sizes, anchor=anchor)
+        tokens, sizes, rows = reduction.apply(tokens), reduction.sizes(sizes), groups[0, rows]
+        found |= {
+            f"layer{layer}/output_features": tokens[0], f"layer{layer}/sizes": sizes[0],
+            f"layer{layer}/group_of_token": rows, "group_of_token": rows,
+        }  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def _scores(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Attention logits between all places of the full sequence, from the queries and keys of unique tokens."""
+    names = ("q_un", "k_un", "cos", "sin", "mapping")
+    query, key, cos, sin, mapping = (torch.from_numpy(case[name]) for name in names)
+    query, key = (rotate(t[:, :, mapping], cos, sin) for t in (query, key))
+    return {"scores": (query @ key.mT / query.shape[-1] ** 0.5).numpy()}
+
+
+def _attention(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An attention layer of an LLM whose merged tokens stand at all their places."""
+    hidden, mapping = torch.from_numpy(case["hidden_states"])[None], torch.from_numpy(case["mapping_indices"])[None]
+    query, key, value = (
+        (hidden @ torch.from_numpy(case[name]).T).unflatten(-1, (int(case["num_heads"]), -1)).transpose(1, 2)
+        for name in ("wq", "wk", "wv")
+    )
+    d = query.shape[-1]
+    turns = torch.outer(torch.arange(mapping.shape[1]), 10000 ** (-torch.arange(0, d, 2) / d)).repeat(1, 2)
+    out = unmerged_attention(query, key, value, mapping, turns.cos(), turns.sin())
+    return {"output": (out.transpose(1, 2).flatten(2) @ torch.from_numpy(case["wo"]).T)[0].numpy()}
