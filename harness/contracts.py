@@ -287,7 +287,9 @@ class View:
       [batch, segments, d] in the space of a text encoder; `text_embeddings` [batch, t, dim] at the LLM's door.
     - decoder, of the layer before the cut: `last_attention` [batch, heads, n] of the last prompt token's row;
       `text_attention` [batch, heads, t, n]; `keys` [batch, heads, n, d] and `text_keys` [batch, heads, t, d]; `normed`
-      [batch, n, dim] and `text_normed` [batch, t, dim], hidden states behind it through the model's final norm.
+      [batch, n, dim] and `text_normed` [batch, t, dim], hidden states behind it through the model's final norm;
+      `prompt_queries` and `prompt_keys` [batch, heads, length, d] of all tokens of the prompt that are left, after
+      rotary embedding, and `places` [batch, n], where the view's tokens stand among them.
     - decoder, of the layer behind the cut as it would be without it: `next_last_attention` and `next_text_attention`,
       as above; `next_visual_attention` [batch, heads, n], the mean row of all visual queries; `next_keys`.
     - decoder, of the LLM's input: `entering` [batch, m, dim], the visual tokens; `text_embeddings` [batch, t, dim].
