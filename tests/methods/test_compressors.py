@@ -23,7 +23,10 @@ def signal(name, rows, n, seed):
         "clip_text": (2, 6), "text_embeddings": (5, 12), "entering": (16, 12), "normed": (n, 12),
         "text_normed": (5, 12), "text_keys": (4, 5, 8), "text_attention": (4, 5, n), "next_text_attention": (4, 5, n),
         "keys": (4, n + int("@" in name), 8), "next_keys": (4, n, 8), "evidence": (n,),
+        "prompt_queries": (4, n + 5, 8), "prompt_keys": (4, n + 5, 8),
     }.get(kind, (4, n))  # fmt: skip
+    if kind == "places":  # behind two words
+        return (torch.arange(n) + 2).expand(rows, -1)
     draws = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
     draw = torch.rand if "attention" in kind else torch.randn
     return draw(rows, *shape, generator=draws)

@@ -1,0 +1,97 @@
+"""AIM: merge alike visual tokens in front of the LLM, then let PageRank over its attention thin them out to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import pair_alike, top
+
+
+@compressor(
+    "aim",
+    places=("projector", "decoder"),
+    needs=("prompt_queries", "prompt_keys", "places"),
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2412.03248",
+    repository="LaVi-Lab/AIM",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class Aim:
+    """Merge the most similar pairs of each picture, round by round; in eight LLM layers keep the best by PageRank.
+
+    Paper: AIM: Adaptive Inference of Multi-Modal LLMs via Token Merging and Pruning, arXiv 2412.03248; authors'
+    repository LaVi-Lab/AIM. A round is bipartite soft matching on the tokens themselves [batch, n, dim], with plain
+    means, and at most halves them; rounds follow until `keep` tokens are left, which the authors' quarter is in two.
+    Merged tokens are not in raster order. Behind LLM layers 14 to 21 of 28 (scaled) 7/8, 6/8 ... 0 of those are left:
+    the best by PageRank on that layer's attention between all tokens of the prompt, text included, which always stays.
+    For it `prompt_queries` and `prompt_keys` [batch, heads, length, d] are read, and the visual tokens' `places`
+    [batch, n] in them. All pictures of a prompt are ranked together; positions are kept.
+
+    `keep` is what enters the LLM, since nothing is left behind the last cut: a budget after the cut says nothing here,
+    and a mean over layers cannot exceed what unmerged tokens come to. `prune=False` merges only.
+
+    Departs from the code: it masks what it drops, here it is removed. The first ranking is the same. In later ones the
+    code's dropped tokens, though seen by none, still hand the share that they start with on to those that they see;
+    here they are gone, and the kept sets may differ. Its new tokens lose their positions from the second decoding step
+    on (a mask is overwritten), which is not reproduced.
+    """
+
+    prune: bool = True
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        keep = max(keep, 1)
+        reads = ("prompt_queries", "prompt_keys", "places")
+        left = {shape.scale(15 + cut, of=28): keep * (7 - cut) // 8 for cut in range(8) if self.prune}
+        cuts = (Stage("decoder", n, layer, reads if n else (), joint=True) for layer, n in left.items())
+        return (Stage("projector", keep), *cuts)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        if view.place == "projector":
+            return merge_rounds(view.tokens, keep)
+        n = view.tokens.shape[1]
+        if keep == 0:
+            return Reduction.keep(view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long), n)
+        rank = page_rank(view["prompt_queries"], view["prompt_keys"]).gather(1, view["places"])
+        return Reduction.keep(top(rank, keep), n, position="keep")
+
+
+def merge_rounds(tokens: torch.Tensor, keep: int) -> Reduction:
+    """Rounds that halve [batch, n, dim] tokens, the last one as far as is needed."""
+    whole = Reduction.identity(*tokens.shape[:2])
+    while tokens.shape[1] > keep:
+        groups, anchor = pair_alike(tokens, tokens.shape[1] - keep)
+        merged = Reduction.merge(groups, anchor=anchor, position="renumber")
+        whole, tokens = whole.then(merged), merged.apply(tokens)
+    return whole
+
+
+def page_rank(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """How much attention reaches each token by way of others: [batch, heads, length, d] to [batch, length].
+
+    The root mean square of `walk` over heads, one of which is in memory at a time. `visible` [batch, length] is False
+    for tokens that no token may attend to.
+    """
+    heads, length, dim = queries.shape[1:]
+    ahead = torch.ones(length, length, dtype=torch.bool, device=queries.device).triu(1)
+    hidden = ahead if visible is None else ahead | ~visible[:, None]
+    squares = torch.zeros((), device=queries.device)
+    for head in range(heads):
+        key = keys[:, head * keys.shape[1] // heads]
+        logits = queries[:, head].float() @ key.float().mT / dim**0.5
+        squares = squares + walk(logits.masked_fill(hidden, -torch.inf)).square()
+    return (squares / heads).sqrt()
+
+
+def walk(logits: torch.Tensor, temperature: float = 0.1, steps: int = 5) -> torch.Tensor:
+    """Where a uniform start gets by `steps` of a softmax over each row: [..., length, length] to [..., length]."""
+    moves = (logits / temperature).softmax(-1)
+    share = moves.new_full(logits.shape[:-1], 1 / logits.shape[-1])[..., None, :]
+    for _ in range(steps):
+        share = share @ moves
+    return share[..., 0, :]
