@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,12 +173,25 @@ class Item:
     slices: Mapping[str, str] = field(default_factory=dict)
 
 
+class Survival(NamedTuple):
+    """What a compressor left of one patch that holds evidence.
+
+    `area` is the share of the patch that the evidence covers; `entering` and `last` are its largest weights, at most 1,
+    in any token at the LLM's door and in its last layer: 1 where it is kept as it is, 1/4 in a mean of four.
+    """
+
+    area: float
+    entering: float
+    last: float
+
+
 @dataclass(frozen=True)
 class Output:
-    """What a cell produced for a sample: a picture or an answer."""
+    """What a cell produced for a sample: a picture, or an answer with what was left of the evidence for it."""
 
     image: Image | None = None
     text: str | None = None
+    evidence: tuple[Survival, ...] = ()
 
 
 @runtime_checkable
@@ -215,7 +228,8 @@ class ModelShape:
 
     `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number;
     `feature_layers` counts the vision layers that the LLM's features have passed (None: all of them), since merging in
-    a later one changes nothing.
+    a later one changes nothing. With `crops` a picture is several images to the model: the whole first, then its parts,
+    row by row.
     """
 
     family: str
@@ -225,6 +239,7 @@ class ModelShape:
     llm_layers: int
     class_token: bool
     feature_layers: int | None = None
+    crops: bool = False
 
     def scale(self, layer: int, of: int, *, vision: bool = False) -> int:
         """A paper's layer number, given for `of` layers, at this model's depth: max(1, round(l * L / L_ref))."""
@@ -246,8 +261,8 @@ class Stage:
         proportional: in the encoder, later layers add log(size) of every key to their attention logits, so that a token
             that stands for several patches draws as much attention as they did.
         features: at the projector, reduce what goes into the projector instead of what comes out of it.
-        joint: one view holds all images of a sample (the frames of a clip), and `reduce` is asked for `keep` times their
-            number.
+        joint: one view holds all images of a sample (the frames of a clip), and `reduce` is asked for `keep` times
+            their number.
     """
 
     place: Place
@@ -284,7 +299,8 @@ class View:
       `received_attention@L` [batch, heads, patches], the mean row of all queries, the class token's included; `keys@L`
       [batch, heads, n, d] of all tokens of the tower, a class token first; `class_query@L` [batch, heads, d];
       `features` [batch, patches, dim] as they go into the projector; `clip_patches` [batch, patches, d] and `clip_text`
-      [batch, segments, d] in the space of a text encoder; `text_embeddings` [batch, t, dim] at the LLM's door.
+      [batch, segments, d] in the space of a text encoder; `text_embeddings` [batch, t, dim] at the LLM's door;
+      `evidence` [batch, patches], the share of each patch that the answer's evidence covers, for diagnostic methods.
     - decoder, of the layer before the cut: `last_attention` [batch, heads, n] of the last prompt token's row;
       `text_attention` [batch, heads, t, n]; `keys` [batch, heads, n, d] and `text_keys` [batch, heads, t, d]; `normed`
       [batch, n, dim] and `text_normed` [batch, t, dim], hidden states behind it through the model's final norm;

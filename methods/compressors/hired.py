@@ -1,0 +1,80 @@
+"""HiRED: keep what the class token looks at, and give every part of a picture a share by its salience."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import top
+
+
+@compressor(
+    "hired",
+    places=("projector",),
+    needs=("class_attention",),
+    budget_kind="at_most",
+    paper="arXiv 2408.10945",
+    repository="hasanar1f/HiRED",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class HiRED:
+    """Keep the tokens with the highest attention of the class token; of several crops each gets its own number.
+
+    Paper: HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution Vision-Language Models,
+    arXiv 2408.10945; authors' repository hasanar1f/HiRED. `class_attention@L` is [batch, heads, patches], summed over
+    heads: of the last but one layer (22 of 24) for the choice. Where a picture comes in crops, one view holds them all
+    and `allocate` divides the count by the first layer's attention in the whole picture. Kept tokens stay in order and
+    positions are renumbered.
+
+    As released, the parts' shares count runs of tokens in raster order, not the quadrants of the paper, and rounding
+    down leaves a few tokens of the count unused; a model of one crop per picture uses all of it.
+
+    Departs from the code: the full count keeps everything. Several pictures in crops are divided as if they were one.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alpha, int | float) or not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be a share from 0 to 1, not {self.alpha!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        if shape.crops:
+            return (Stage("projector", keep, reads=("class_attention@-2", "class_attention@0"), joint=True),)
+        return (Stage("projector", keep, reads=("class_attention@-2",)),)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        scores = view["class_attention@-2"].float().sum(1)
+        size, n = scores.shape
+        crops = 1 if view.image is None else int(view.image.max()) + 1
+        if crops == 1 or keep == n:
+            return Reduction.keep(top(scores, keep), n, position="renumber")
+        salience = view["class_attention@0"].float().sum(1)[:, : n // crops]
+        counts = allocate(salience, crops, keep, self.alpha)
+        order = scores.view(size, crops, -1).sort(dim=-1, descending=True, stable=True).indices
+        kept = (order.argsort(-1) < counts[..., None]).flatten(1)
+        groups = torch.where(kept, kept.cumsum(-1) - 1, -1)
+        return Reduction.merge(groups, position="renumber")
+
+
+def allocate(salience: torch.Tensor, crops: int, total: int, alpha: float) -> torch.Tensor:
+    """How many tokens each crop of a picture keeps, [batch, crops], the whole picture first.
+
+    The whole gets int(total * alpha). The parts share the rest by how many of the int(n * (1 - alpha)) most salient
+    tokens of the whole fall into theirs of the equal runs that its raster is cut into; shares are rounded down.
+
+    Args:
+        salience: [batch, n] of the tokens of the whole picture.
+        total: tokens of all crops together.
+    """
+    size, n = salience.shape
+    whole = min(int(total * alpha), n)
+    rest = min(total - whole, (crops - 1) * n)
+    run = top(salience, int(n * (1 - alpha))) * (crops - 1) // n
+    found = salience.new_zeros(size, crops - 1).scatter_add_(1, run, torch.ones_like(run, dtype=salience.dtype))
+    shares = (found / found.sum(1, keepdim=True).clamp(min=1) * rest).long().clamp(max=n)
+    return torch.cat([torch.full_like(shares[:, :1], whole), shares], 1)
