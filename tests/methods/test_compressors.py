@@ -163,8 +163,8 @@ def test_nothing_draws_from_the_global_generator(name):
 def test_the_documentation_says_where_it_comes_from_and_where_it_departs(name):
     text = " ".join((ENTRIES[name].load().__doc__ or "").split())
     assert "departs from" in text.lower()
-    paper = ENTRIES[name].meta["paper"]
-    assert paper is None or (paper in text and ENTRIES[name].meta["repository"] in text)
+    named = (ENTRIES[name].meta["paper"], ENTRIES[name].meta["repository"])
+    assert all(source is None or source in text for source in named)
 
 
 def test_an_unknown_parameter_is_named(name):
