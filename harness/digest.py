@@ -60,11 +60,12 @@ def _code_digest(module: str, path: Path) -> str:
 
 @cache
 def engine_digest(*parts: str) -> str:
-    """Of the named modules and folders of the harness."""
+    """Of the named modules and folders of the harness, without what trains embedded models: weights have a revision."""
     paths: list[Path] = []
     for part in parts:
         path = ROOT / "harness" / part
-        paths += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        inside = (p for p in path.rglob("*.py") if p.parent.name != "embedded")
+        paths += sorted(inside) if path.is_dir() else [path]
     return digest({str(p.relative_to(ROOT)): tree_digest(p) for p in paths})
 
 

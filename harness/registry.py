@@ -40,6 +40,7 @@ def compressor(
     needs: tuple[str, ...] = (),
     budget_kind: Literal["exact", "at_most", "adaptive"] = "exact",
     floor: bool = False,
+    diagnostic: bool = False,
     stochastic: bool = False,
     merges: bool = False,
     keeps_order: bool = True,
@@ -54,6 +55,7 @@ def compressor(
         needs: signals that it reads (see `View`); a family that lacks one refuses the method.
         budget_kind: `exact` keeps the count asked for, `at_most` may keep fewer (grids), `adaptive` sets an average.
         floor: a trivial method that every other must beat.
+        diagnostic: knows what no method can know; shown, never ranked.
         stochastic: uses `view.noise`; run with several seeds.
         merges: makes new tokens, hence bypassed at the full budget; a selector is called there as well.
         keeps_order: kept tokens stay in raster order.
@@ -95,6 +97,7 @@ def task(
     family: Literal["vqa", "video_qa", "reconstruction", "generation"],
     metrics: tuple[str, ...],
     builtin: bool = True,
+    model: str | None = None,
     revision: str = "1",
     licence: str | None = None,
 ) -> Callable[[D], D]:
@@ -103,6 +106,7 @@ def task(
     Args:
         metrics: names of registered metrics, the headline first.
         builtin: has samples of its own; otherwise `--data NAME=DIR` is needed.
+        model: what is asked where no model is named: an embedded one that was made for this task.
         revision: of its own data and prompts.
     """
     return _keep

@@ -29,7 +29,7 @@ INK, PAPER = "#1b1f24", "#ffffff"
 DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
 FORMATS = ("svg", "png", "pdf")
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -114,7 +114,7 @@ def _draw_one(
 ) -> Figure:
     first = records[0]
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
-    settings: Any = {**_STYLE, "svg.hashsalt": stem}
+    settings: Any = {**STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
         canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
         axes = canvas.subplots()
@@ -130,13 +130,18 @@ def _draw_one(
         )
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, for three formats
-        for form in FORMATS:
-            metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-            canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+        save(canvas, out, stem)
     svg = inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, {r["gid"]: _title(r, cost) for r in points})
     setting = setting_text(first)
     caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
     return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
+
+
+def save(canvas: Canvas, out: Path, stem: str) -> None:
+    """Write a figure in all formats, the same bytes for the same figure."""
+    for form in FORMATS:
+        metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+        canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

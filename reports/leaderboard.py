@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import ResultsFolder, write_atomically
-from . import figures, ranking, tables
+from . import evidence, figures, ranking, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,9 +53,10 @@ def write_report(
     ranked = ranking.rank(cells)
     try:
         drawn = figures.draw(ranked, out / "figures")
+        explained = evidence.explain(ranked, cells, out / "figures")
         tables.write_tables(ranked, cells, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(ranked, cells, runs, drawn, excerpts))
+        write_atomically(page, render(ranked, cells, runs, drawn, explained, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
@@ -66,6 +67,7 @@ def render(
     cells: pd.DataFrame,
     runs: Sequence[Mapping[str, Any]],
     drawn: Sequence[figures.Figure],
+    explained: Sequence[evidence.Evidence],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -84,6 +86,7 @@ def render(
     return environment.get_template("report.html.j2").render(
         sections=tables.sections(ranked, cells),
         figures=[(figure, Markup(figure.svg)) for figure in drawn],  # noqa: S704  (made here, its texts escaped)
+        evidence=[(part, Markup(part.figure.svg)) for part in explained],  # noqa: S704
         runs=list(reversed(runs)),
         excerpts=excerpts,
         cost_names=tables.COSTS,

@@ -21,7 +21,7 @@ Key = tuple[Any, ...]
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:
-    """The headline rows (slice null) of a table of cells, with what a reader compares them to.
+    """The headline rows (slice null) of a table of cells, with what a reader compares them to; of scores only.
 
     Columns added:
         ceiling: the untouched cell's value, same metric and protocol; NaN where there is none.
@@ -40,7 +40,7 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    headline = cells[cells["slice"].isna()]
+    headline = cells[cells["slice"].isna() & (cells["metric_family"] != "evidence")]
     if headline.empty:
         raise UserError("There is nothing to report: no sample has been scored; run `toksweep sweep` first.")
     rows = as_rows(headline)
@@ -80,6 +80,8 @@ def _why_unranked(row: dict[str, Any]) -> str:
         return "reference"
     if row["floor"]:
         return "floor"
+    if row["diagnostic"]:
+        return "diagnostic"
     if row["source"] != "measured":
         return "published elsewhere"
     if row["status"] != "complete":

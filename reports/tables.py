@@ -140,7 +140,8 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
         costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
         made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
-        parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & cells["slice"].notna()]
+        scores = cells["slice"].notna() & (cells["metric_family"] != "evidence")
+        parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & scores]
         made.sort(key=_order)
         slices = tuple(_slice(r) for r in as_rows(parts))
         family = str(rows["family"].iloc[0])

@@ -25,7 +25,9 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     Raises:
         UserError: there is nothing in the folder.
     """
-    rows = [row for cell in folder.cells() for row in _rows(folder, cell)]
+    cells = folder.cells()
+    untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
+    rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -65,15 +67,48 @@ def cluster_table(
     return list(rows), sums, counts
 
 
-def _rows(folder: ResultsFolder, cell: Cell) -> Iterator[dict[str, object]]:
+def _ground(cell: Cell) -> tuple[object, ...]:
+    """What a cell shares with the untouched one that it is compared with."""
+    return cell.model, cell.model_revision, cell.task, cell.subset, cell.dtype, cell.attention, cell.device
+
+
+def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecord]) -> Iterator[dict[str, object]]:
     stored = folder.records(cell.work_id)
     records = [stored[i] for i in cell.sample_ids if i in stored]
     shared = _identity(cell) | _counts(records) | _costs(records) | _latency(folder.latencies(cell.work_id))
     for metric in cell.metrics:
         usable = [r for r in records if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
         status = _status(cell, records, metric)
+        explains = metric.family == "evidence" and cell.kind != "untouched"
+        correlation = loss_correlation(records, untouched, metric.name, cell.metrics[0]) if explains else None
         for slice_name, only in [(None, None), *_slices(s for r in usable if (s := r.scores.get(metric.name)))]:
-            yield shared | _value(usable, metric, only, status) | {"slice": slice_name, "status": status}
+            told = {"slice": slice_name, "status": status, "loss_correlation": None if only else correlation}
+            yield shared | _value(usable, metric, only, status) | told
+
+
+def loss_correlation(
+    records: Iterable[SampleRecord], untouched: Mapping[str, SampleRecord], explaining: str, headline: MetricInfo
+) -> float | None:
+    """Pearson's correlation, over samples, of what two metrics lose against the untouched cell.
+
+    Samples count that the untouched cell scores better than the worst: of the others nothing can be lost. None where
+    either loss is the same for all of them, or fewer than three are left.
+    """
+    losses = []
+    for record in records:
+        pair = record, untouched.get(record.sample_id, record)
+        (lost, whole_lost), (score, whole) = ([_item_mean(r, n) for r in pair] for n in (explaining, headline.name))
+        if None not in (lost, whole_lost, score, whole) and whole != headline.worst:
+            losses.append((whole_lost - lost, whole - score))  # type: ignore[operator]
+    if len(losses) < 3:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _number(float(np.corrcoef(np.array(losses).T)[0, 1]))
+
+
+def _item_mean(record: SampleRecord, metric: str) -> float | None:
+    score = record.scores.get(metric)
+    return fmean(value for value, _ in score.items) if score and score.items else None
 
 
 def _identity(cell: Cell) -> dict[str, object]:
@@ -143,6 +178,7 @@ def _value(
     )
     return {
         "metric": metric.name,
+        "metric_family": metric.family,
         "value": _number(interval.value),
         "ci_low": _number(interval.low),
         "ci_high": _number(interval.high),

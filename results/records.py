@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
+from ..harness.contracts import Survival
+
 Status = Literal["ok", "infeasible", "failed", "bad_input"]
 
 COLUMNS: tuple[str, ...] = (
@@ -16,10 +18,12 @@ COLUMNS: tuple[str, ...] = (
     "attention", "device", "higher_is_better", "protocol", "source",
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
+    "diagnostic", "metric_family", "loss_correlation",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
-clusters."""
+clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
+explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over samples."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
@@ -40,7 +44,8 @@ class SampleRecord:
 
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
     ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean.
-    `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers.
+    `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers. `evidence` has an
+    entry for each patch that holds a part of what the answer rests on.
     """
 
     sample_id: str
@@ -57,6 +62,7 @@ class SampleRecord:
     bits: int | None = None
     pixels: int | None = None
     flops: float | None = None
+    evidence: tuple[Survival, ...] | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -78,4 +84,7 @@ class SampleRecord:
             if (got := values.get(name)) is not None:
                 assert isinstance(got, list | tuple)
                 values[name] = tuple(got)
+        if (patches := values.get("evidence")) is not None:
+            assert isinstance(patches, list | tuple)
+            values["evidence"] = tuple(Survival(*patch) for patch in patches)
         return cls(**values)  # type: ignore[arg-type]

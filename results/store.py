@@ -64,6 +64,7 @@ class Cell:
     device: str | None
     metrics: tuple[MetricInfo, ...]
     sample_ids: tuple[str, ...]
+    diagnostic: bool = False
 
     @property
     def identity(self) -> tuple[object, ...]:

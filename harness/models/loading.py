@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..contracts import UserError
-from .published import hub_revision
+from .published import hub_revision, local_folder
 from .taps import KERNELS
 
 _DTYPES = {
@@ -62,14 +62,15 @@ def load(
     from safetensors import SafetensorError
     from transformers.utils import logging
 
-    folder = Path(ref).expanduser()
-    local = folder.is_dir()
-    if local and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+    folder = local_folder(ref)
+    if folder and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         raise UserError(f"{ref} holds no weights: a model needs a *.safetensors file beside its config.json.")
-    revision = digest(folder) if local else hub_revision(ref)
-    source = str(folder) if local else ref
-    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    options |= {} if local else {"revision": revision}
+    if folder:
+        check_sums(folder)
+    revision = digest(folder) if folder else hub_revision(ref)
+    source = str(folder or ref)
+    options: dict[str, Any] = {"local_files_only": folder is not None, "trust_remote_code": False}
+    options |= {} if folder else {"revision": revision}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # progress is ours to show
     try:
@@ -79,7 +80,7 @@ def load(
         processor = transformers.AutoProcessor.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        mend = "" if local else " Check the id and the network, or give a local folder."
+        mend = "" if folder else " Check the id and the network, or give a local folder."
         raise UserError(f"{ref} cannot be loaded: {first}.{mend}") from error
     finally:
         if bars:
@@ -87,10 +88,30 @@ def load(
     return model.to(device).eval().requires_grad_(False), processor, revision
 
 
+def check_sums(folder: Path) -> None:
+    """Hold a checkpoint against its `SHA256SUMS`, where it has one.
+
+    Raises:
+        UserError: a file is missing or is another one than was written.
+    """
+    sums = folder / "SHA256SUMS"
+    for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
+        wanted, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file() or _sha256(path).hex() != wanted:
+            raise UserError(
+                f"{path} is missing or damaged (its checksum is not the one in SHA256SUMS): install or copy it again."
+            )
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def digest(folder: Path) -> str:
     """Digest of all files of a local checkpoint that determine what it says, 16 hex digits."""
     found = hashlib.sha256()
     for path in sorted({p for pattern in _DETERMINING for p in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            found.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        found.update(path.name.encode() + b"\0" + _sha256(path))
     return found.hexdigest()[:16]

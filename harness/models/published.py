@@ -1,4 +1,4 @@
-"""Configurations of published models: from a local folder, from those stored with us, else from the hub.
+"""Configurations of models: from a local folder, from what comes with the package, else from the hub.
 
 The stored ones are the hub's `config.json` as far as the architecture needs it, so that costs are known and plans are
 made without weights and without a network. A stored `<org>--<name>.json` answers for the hub id `<org>/<name>`.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contracts import UserError
+from .embedded import embedded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -29,8 +30,14 @@ def stored_path(ref: str) -> Path:
     return _STORE / f"{ref.replace('/', '--')}.json"
 
 
+def local_folder(ref: str) -> Path | None:
+    """The folder of a model that comes with the package, by its name, or that `ref` is the path of; None of a hub id."""
+    path = Path(ref).expanduser()
+    return embedded().get(ref) or (path if path.is_dir() else None)
+
+
 def load_config(ref: str) -> PretrainedConfig:
-    """The configuration of a model: `ref` is a folder with a `config.json`, or a hub id.
+    """The configuration of a model: `ref` is the name of an embedded one, a folder with a `config.json`, or a hub id.
 
     A folder wins over the store, the store over the hub; code that comes with a checkpoint is never run.
 
@@ -40,15 +47,15 @@ def load_config(ref: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    folder, stored = Path(ref).expanduser(), stored_path(ref)
-    if folder.is_dir():
+    folder, stored = local_folder(ref), stored_path(ref)
+    if folder:
         source = folder / "config.json"
         if not source.is_file():
             raise UserError(f"{ref} has no config.json: give the folder that save_pretrained wrote.")
     elif stored.is_file() and ref in stored_configs():
         source = stored
     elif not _HUB_ID.fullmatch(ref):
-        raise UserError(f"{ref!r} is neither a folder nor a hub id like org/name{_known()}")
+        raise UserError(f"{ref!r} is neither an embedded model, nor a folder, nor a hub id like org/name{_known()}")
     else:
         return _from_hub(ref)
     try:
@@ -111,7 +118,7 @@ def _from_hub(ref: str) -> PretrainedConfig:
 
 
 def _known() -> str:
-    return f"; stored with us: {', '.join(stored_configs())}."
+    return f"; at hand without a network: {', '.join([*embedded(), *stored_configs()])}."
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,14 @@ from ..synth.samples import refuse_folder, scene_samples
 SCENES = 250
 
 
-@task("synth_vqa", family="vqa", metrics=("accuracy",), licence="Apache-2.0", revision="1")
+@task(
+    "synth_vqa",
+    family="vqa",
+    metrics=("accuracy", "evidence_recall", "evidence_recall_last", "evidence_intact", "evidence_intact_last"),
+    model="toksweep-mini",
+    licence="Apache-2.0",
+    revision="1",
+)
 def synth_vqa(folder: Path | None) -> Iterator[Sample]:
     """Colour, shape, counting, place, small objects, comparison and printed words in cluttered scenes of 96 x 96.
 

@@ -11,49 +11,71 @@ def spec(**flags):
     return load_spec(None, flags)
 
 
-def test_no_argument_is_the_default_sweep():
+def labels(section):
+    return [m.label for m in section.methods]
+
+
+def test_no_argument_is_the_default_sweep_each_family_with_its_own_methods():
     default = spec()
-    assert default.tasks == ("photos", "text", "faces")
-    assert [m.name for m in default.methods] == ["jpeg", "webp", "avif", "lowres"]
+    assert default.tasks == ("photos", "text", "faces", "synth_vqa", "synth_video_qa")
+    assert labels(default.sections["reconstruction"]) == ["jpeg", "webp", "avif", "lowres"]
+    assert "divprune" in labels(default.sections["vqa"])
+    assert default.sections["video_qa"].limit == 40
     assert default.out == Path("toksweep-out")
 
 
 def test_quick_is_smaller_and_the_users_own_limit_stands():
-    assert load_spec(None, {}, quick=True).limit == 4
-    assert load_spec(None, {"limit": 2}, quick=True).limit == 2
-    assert load_spec(None, {"tasks": ["images_qa"], "models": ["m"]}, quick=True).limit == 16
+    assert load_spec(None, {}, quick=True).sections["reconstruction"].limit == 4
+    assert load_spec(None, {"limit": 2}, quick=True).sections["reconstruction"].limit == 2
+    assert load_spec(None, {"tasks": ["images_qa"], "models": ["m"]}, quick=True).sections["vqa"].limit == 40
+
+
+def test_who_names_a_task_gets_all_of_it():
+    assert spec(tasks=["synth_vqa"]).sections["vqa"].limit is None
 
 
 def test_flags_replace_the_keys_of_a_file_and_defaults_fill_the_rest(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("tasks: [photos]\nmethods: [jpeg, webp]\nbudgets: [1bpp]\nlimit: 3\n")
     merged = load_spec(file, {"methods": ["avif"], "limit": None})
-    assert (merged.tasks, [m.label for m in merged.methods], merged.limit) == (("photos",), ["avif"], 3)
+    section = merged.sections["reconstruction"]
+    assert (merged.tasks, labels(section), section.limit) == (("photos",), ["avif"], 3)
+
+
+def test_a_file_may_speak_of_each_family_on_its_own(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("methods: {vqa: [random]}\nbudgets: {vqa: [20%]}\nlimit: {vqa: 5}\n")
+    merged = load_spec(file, {})
+    assert labels(merged.sections["vqa"]) == ["random"]
+    assert merged.sections["vqa"].limit == 5
+    assert labels(merged.sections["reconstruction"])[0] == "jpeg"
 
 
 def test_a_task_alone_brings_the_methods_and_budgets_of_its_family():
-    chosen = spec(tasks=["images_qa"], models=["x"])
-    assert "divprune" in [m.name for m in chosen.methods]
-    assert all(b.unit == "percent" for b in chosen.budgets)
+    section = spec(tasks=["images_qa"], models=["x"]).sections["vqa"]
+    assert "divprune" in labels(section)
+    assert all(b.unit == "percent" for b in section.budgets)
 
 
 def test_a_method_may_be_a_mapping_with_parameters(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("tasks: [images_qa]\nmethods: [{name: fastv, layer: 3}]\nbudgets: [64]\nmodels: [m]\n")
-    assert [m.label for m in load_spec(file, {}).methods] == ["fastv(layer=3)"]
+    assert labels(load_spec(file, {}).sections["vqa"]) == ["fastv(layer=3)"]
 
 
 def test_what_is_asked_twice_is_run_once():
     twice = spec(tasks=["photos", "photos"], methods=["jpeg", "jpeg"], budgets=["1bpp", "1.0bpp"])
-    assert (len(twice.tasks), len(twice.methods), len(twice.budgets)) == (1, 1, 1)
+    (section,) = twice.sections.values()
+    assert (len(twice.tasks), len(section.methods), len(section.budgets)) == (1, 1, 1)
 
 
 def test_a_spec_says_how_to_repeat_itself(tmp_path):
     import yaml
 
-    first = spec(tasks=["photos"], methods=["jpeg"], budgets=["1bpp"], limit=2, seeds=[4])
-    (tmp_path / "again.yaml").write_text(yaml.safe_dump(first.to_json()))
-    assert load_spec(tmp_path / "again.yaml", {}) == first
+    for flags in ({"tasks": ["photos"], "methods": ["jpeg"], "budgets": ["1bpp"], "limit": 2, "seeds": [4]}, {}):
+        first = load_spec(None, flags)
+        (tmp_path / "again.yaml").write_text(yaml.safe_dump(first.to_json()))
+        assert load_spec(tmp_path / "again.yaml", {}) == first
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
-from toksweep.results.aggregate import cluster_table, table, write_cells
+from toksweep.results.aggregate import cluster_table, loss_correlation, table, write_cells
 from toksweep.results.records import COLUMNS, SampleRecord, Score
 from toksweep.results.store import Cell, MetricInfo, ResultsFolder, new_writer_name, run_tables
 
@@ -179,3 +180,17 @@ def test_the_parquet_file_holds_the_table(tmp_path):
 def test_bins_that_no_item_names_are_left_out():
     clusters, sums, counts = cluster_table([record("a", (1.0, None), (0.5, "small"))], "t_acc[x]", mean_over="size")
     assert (clusters, sums.tolist(), counts.tolist()) == (["a"], [[0.5]], [[1.0]])
+
+
+def test_losses_are_correlated_over_samples_that_full_tokens_answer():
+    def both(sample, lost, score):
+        scores = {"e": Score("p", "c", ((1 - lost, {}),)), "a": Score("p", "c", ((score, {}),))}
+        return SampleRecord(sample, sample, "f", "ok", scores=scores)
+
+    whole = {s: both(s, 0.0, score) for s, score in (("1", 1.0), ("2", 1.0), ("3", 1.0), ("4", 1.0), ("wrong", 0.0))}
+    headline = MetricInfo("a", "", True, 0.0, "", "p", "c", "vqa")
+    cut = [both("1", 0.9, 0.0), both("2", 0.7, 0.0), both("3", 0.2, 1.0), both("4", 0.0, 1.0), both("wrong", 1.0, 0.0)]
+    wanted = np.corrcoef([0.9, 0.7, 0.2, 0.0], [1, 1, 0, 0])[0, 1]
+    assert loss_correlation(cut, whole, "e", headline) == pytest.approx(wanted)
+    assert loss_correlation(cut[:2], whole, "e", headline) is None
+    assert loss_correlation(cut[2:4] * 2, whole, "e", headline) is None

@@ -1,5 +1,6 @@
 """Models by reference: what is read without weights, and every way in which loading can fail."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,7 +8,8 @@ import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import UserError
+from PIL import Image
+from toksweep.harness.contracts import Sample, UserError
 from toksweep.harness.models import model_info, model_shape, open_model
 from toksweep.harness.schedule import untouched
 
@@ -169,3 +171,22 @@ def test_a_hub_that_cannot_be_reached_is_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="no-such-org/no-such-model"):
         open_model("no-such-org/no-such-model")
+
+
+def test_a_damaged_file_is_named_before_it_is_loaded(copy):
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(copy.glob("*.safetensors"))]
+    (copy / "SHA256SUMS").write_text("".join(sums))
+    open_model(str(copy))
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or damaged"):
+        open_model(str(copy))
+
+
+def test_more_pictures_than_the_model_has_positions_for_are_refused(copy):
+    text = json.loads((copy / "config.json").read_text())["text_config"]
+    model = open_model(change(copy, text_config=text | {"max_position_embeddings": 40}))
+    picture = Image.new("RGB", (32, 32))
+    model.prepare([Sample("one", "c", (), "f", question="What?")], [[picture]])
+    with pytest.raises(UserError, match=r"sample three takes \d+ tokens for 3 pictures, and the model has positions for 40"):
+        model.prepare([Sample("three", "c", (), "f", question="What?")], [[picture] * 3])
