@@ -1,0 +1,52 @@
+"""Feeds reference cases of HoliTom to our code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ..compressors.holitom import HoliTom, clips_merged, find_windows, fold, split, stands_still
+
+
+def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A clip's `video_features` [frames, n, dim] to what enters the LLM, or one cut of `hidden_states` [length, dim]."""
+    if "hidden_states" in case:
+        return _inner(case)
+    clip, attention = torch.from_numpy(case["video_features"]), torch.from_numpy(case["frame_attention"])
+    tau, beta, ratio = (round(float(case[name]), 6) for name in ("tau", "beta", "retain_ratio"))
+    if case["contextual_share"] > 0:
+        raise ValueError("clusters within a frame are not offered: the released code fails on them")
+    static = stands_still(clip, tau)
+    windows, saved = find_windows(static)
+    total = clip.shape[0] * clip.shape[1]
+    share = min(ratio / ((total - saved) / total), 1)
+    draws = (torch.from_numpy(case[f"density_noise_{number}"])[0] for number in range(len(windows)))
+    noise = [next(draws) if round(len(split(static, *w)[0]) * share) else torch.zeros(0) for w in windows]
+    method = HoliTom(tau=tau, beta=beta, neighbours=int(case["knn"]))
+    reduction = clips_merged([method.merge(clip, attention, windows, static, share, noise)])
+    return {
+        "windows": np.asarray(windows, dtype=np.int64),
+        "output_features": reduction.apply(clip.flatten(0, 1)[None])[0].numpy(),
+    }
+
+
+def _inner(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    hidden, start, n = (
+        torch.from_numpy(case["hidden_states"])[None],
+        int(case["image_start"]),
+        int(case["image_tokens"]),
+    )
+    scores = torch.from_numpy(case["last_token_attention"])[None, :, start : start + n].mean(1)
+    tokens = hidden[:, start : start + n]
+    reduction = fold(tokens, scores, round(n * (1 - round(float(case["drop_ratio"]), 6))))
+    if reduction.position != "keep":
+        raise ValueError("HoliTom keeps the positions of the tokens that it keeps")
+    kept = reduction.anchor[0].numpy()
+    after = np.arange(start + n, hidden.shape[1])
+    return {
+        "kept_indices": kept,
+        "position_ids": np.concatenate([np.arange(start), start + kept, after]),
+        "output_hidden": torch.cat([hidden[0, :start], reduction.apply(tokens)[0], hidden[0, start + n :]]).numpy(),
+    }
