@@ -61,8 +61,8 @@ class DuetVLM:
         first = Stage("projector", keep, features=True, reads=reads)
         layers = self.layers
         if layers is None:
-            half = shape.scale(16, of=32)
-            layers = (half, max(half + 1, shape.scale(24, of=32)))
+            last = shape.scale(24, of=32)
+            layers = (max(1, min(shape.scale(16, of=32), last - 1)), last)
         cuts = zip(layers, self.shares, strict=True)
         reads = ("next_text_attention",)
         return (first, *(Stage("decoder", int(keep * share), layer=layer, reads=reads) for layer, share in cuts))
