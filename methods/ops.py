@@ -264,6 +264,16 @@ def pair_above(
     return groups, anchor
 
 
+def by_first_member(labels: torch.Tensor) -> torch.Tensor:
+    """Clusters renamed in the order of first members, without gaps: [batch, n], -1 for no cluster, to the same."""
+    size, n = labels.shape
+    place = torch.arange(n, device=labels.device).expand(size, n)
+    first = torch.full((size, n + 1), n, dtype=torch.long, device=labels.device)
+    first.scatter_reduce_(1, torch.where(labels < 0, n, labels), place, "amin")
+    rank = first[:, :n].argsort(dim=1, stable=True).argsort(dim=1)
+    return torch.where(labels < 0, -1, rank.gather(1, labels.clamp(min=0)))
+
+
 def dpc_knn(
     points: torch.Tensor, clusters: int, neighbours: int, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,9 +1,11 @@
-"""Clustering of single images: which members give a cluster its place, and how rotary channels are shared."""
+"""Clustering of images and clips: members, places and order of clusters."""
 
 import pytest
 import torch
 from toksweep.harness.contracts import Reduction, View
 from toksweep.methods.compressors.ppe import held_places, ppe, sectioned_turns
+from toksweep.methods.compressors.vqtoken import VQToken, elbow, start
+from toksweep.methods.ops import by_first_member
 
 
 def view(n, rows=2, dim=6):
@@ -42,3 +44,60 @@ def test_channels_turn_by_the_position_of_their_section():
     angles = torch.tensor([[3.0, 7, 7, 5], [0, 1, 1, 2]]) * frequency
     assert torch.allclose(cos, angles.cos().repeat(1, 2))
     assert torch.allclose(sin, angles.sin().repeat(1, 2))
+
+
+def clip(frames=3, n=8, rows=2, dim=6, seed=0, **rest):
+    draws = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(rows, frames * n, dim, generator=draws)
+    image = torch.arange(frames).repeat_interleave(n).expand(rows, -1)
+    generators = tuple(torch.Generator().manual_seed(row) for row in range(rows))
+    return View(tokens, (1, n), "projector", generators=generators, image=image, **rest)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 12, 24])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_quantised_tokens_are_means_of_clusters_in_the_order_of_frames(keep, adaptive):
+    seen = clip()
+    reduction = VQToken(adaptive=adaptive).reduce(seen, keep)
+    for row in range(2):
+        members = [m if isinstance(m, list) else [m] for m in reduction.describe(row)]
+        assert 1 <= len(members) <= keep
+        assert sorted(t for m in members for t in m) == list(range(24))
+        anchors = reduction.anchor[row, : len(members)].tolist()
+        assert anchors == sorted(m[0] for m in members)
+        want = torch.stack([seen.tokens[row, m].mean(0) for m in members])
+        assert torch.allclose(reduction.apply(seen.tokens)[row, : len(members)], want, atol=1e-6)
+
+
+def test_normalised_codes_are_means_of_unit_vectors():
+    seen = clip()
+    reduction = VQToken(normalised=True).reduce(seen, 5)
+    unit = torch.nn.functional.normalize(seen.tokens, dim=-1)
+    for number, members in enumerate(reduction.describe(0)):
+        assert torch.allclose(reduction.apply(seen.tokens)[0, number], unit[0, members].mean(0), atol=1e-6)
+
+
+def test_three_kinds_of_tokens_are_three_clusters():
+    kinds = torch.tensor([0, 1, 2] * 8)
+    tokens = torch.eye(6)[kinds][None] + 0.01 * clip(rows=1).tokens
+    seen = View(tokens, (1, 8), "projector", generators=(torch.Generator().manual_seed(0),))
+    assert VQToken().reduce(seen, 3).describe(0) == [(kinds == k).nonzero()[:, 0].tolist() for k in range(3)]
+
+
+def test_the_first_centre_is_any_point_and_the_next_a_far_one():
+    points = torch.tensor([[[1.0, 0.0], [1.0, 0.001], [0.0, 1.0]]])
+    assert start(points, torch.tensor([[0.0, 0.5]]))[0].tolist() == [0, 2]
+    assert start(points, torch.tensor([[0.5, 0.5]]))[0].tolist() == [1, 2]
+    assert start(points, torch.tensor([[0.999, 0.1]]))[0, 0] == 2
+
+
+@pytest.mark.parametrize(("sums", "want"), [([9.0, 5.0, 2.0, 1.9, 1.8], 3), ([9.0, 1.0, 0.9], 2), ([3.0, 2.0], 1)])
+def test_the_elbow_is_where_the_sums_bend_most(sums, want):
+    assert elbow(sums) == want
+
+
+@pytest.mark.parametrize(("labels", "want"), [
+    ([2, 2, 0, 4, 0], [0, 0, 1, 2, 1]), ([-1, 4, -1, 0, 4], [-1, 0, -1, 1, 0]), ([-1, -1, -1, -1, -1], [-1] * 5),
+])  # fmt: skip
+def test_clusters_are_numbered_by_their_first_members(labels, want):
+    assert by_first_member(torch.tensor([labels]))[0].tolist() == want
