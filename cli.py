@@ -69,6 +69,9 @@ def sweep(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... [default: cpu].")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 [default: fp32].")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention kernel [default: sdpa].")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="A folder or hub id of a CLIP checkpoint, for methods such as cdpruner.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass [default: 1].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer [default: 16].")] = None,
     ocr: Annotated[str | None, typer.Option(help="Text recogniser [default: rapidocr], see toksweep doctor.")] = None,
@@ -96,6 +99,7 @@ def sweep(
         "limit": limit, "subset": subset,
         "budget_convention": budget_convention,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
+        "text_encoder": text_encoder,
         "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces,
         "accept_licence": accept_licence, "latency": latency, "keep_outputs": keep_outputs,
         "retry_failed": retry_failed or None,

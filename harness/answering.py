@@ -31,7 +31,9 @@ class AnsweringBench(Bench):
     def __init__(self, model: ModelInfo, spec: SweepSpec) -> None:
         self.spec = spec
         self.batch_size = spec.batch_size
-        self.model = open_model(model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention)
+        self.model = open_model(
+            model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention, text_encoder=spec.text_encoder
+        )
         self.config = load_config(model.ref)
         self._selector: dict[str, int] = {}
         # The closed form of every record is held against the real class once: a gap is an error before any sample.
@@ -72,7 +74,7 @@ class AnsweringBench(Bench):
             return None
 
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
-        return None if record.prediction is None else Output(text=record.prediction)
+        return None if record.prediction is None else Output(text=record.prediction, evidence=record.evidence or ())
 
     def timed(
         self, opened: Opened, cells: Sequence[PlannedCell]
@@ -133,6 +135,7 @@ class AnsweringBench(Bench):
             tokens_kv=sum(answer.kv_tokens) / len(answer.kv_tokens),
             text_tokens=answer.text_tokens,
             kept_indices=answer.kept_indices,
+            evidence=answer.evidence or None,
             flops=flops_to_first_token(
                 self.config,
                 _schedule(cell),
@@ -142,7 +145,7 @@ class AnsweringBench(Bench):
                 selector=self._selector_flops(cell),
             ),
         )
-        return Observation(record, Output(text=answer.text))
+        return Observation(record, Output(text=answer.text, evidence=answer.evidence))
 
     def _selector_flops(self, cell: PlannedCell) -> int:
         """Counted once per cell: they depend on shapes alone."""

@@ -16,6 +16,14 @@ def llava_folder(tmp_path_factory):
     return tiny.save_llava(tmp_path_factory.mktemp("models") / "tiny-llava")
 
 
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP with random weights, whose tower has the shape of that LLaVA's."""
+    import tiny
+
+    return tiny.save_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
+
+
 @pytest.fixture
 def here(capsys, monkeypatch):
     """Run a command in this process, which saves the imports: its exit code, standard output and standard error."""

@@ -121,7 +121,7 @@ def signal_flops(
                 total += images * 2 * (rows * columns + 1) * config.vision_config.hidden_size
             elif kind == "last_attention" and stage.layer:
                 total += 2 * (text_tokens + visual[stage.layer - 1]) * _Llm.of(config).queries
-            elif kind not in ("keys", "class_token"):
+            elif kind not in ("keys", "class_token", "evidence"):
                 raise Refusal(f"the cost of the signal {signal} is not known")
     return total
 

@@ -155,6 +155,8 @@ def _random_view(config: PretrainedConfig, stage: Stage, tokens: int, grid: tupl
         kind, heads = name.partition("@")[0], vision.num_attention_heads
         if kind == "keys":
             return torch.randn(1, heads, n, vision.hidden_size // heads, generator=generator)
+        if kind == "evidence":
+            return torch.rand(1, grid[0] * grid[1], generator=generator)
         if kind == "class_token":
             return torch.randn(1, width, generator=generator)
         heads, keys = (heads, grid[0] * grid[1]) if kind == "class_attention" else (text.num_attention_heads, tokens)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contracts import ModelShape, UserError
-from .published import hub_revision, load_config
+from .published import hub_revision, load_config, local_folder
+from .text_encoder import TextEncoderInfo, open_text_encoder, text_encoder_info
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -31,6 +31,7 @@ class ModelInfo:
     ref: str
     shape: ModelShape
     family: FamilyInfo
+    text_encoder: TextEncoderInfo | None = None
 
     @cached_property
     def revision(self) -> str:
@@ -39,24 +40,36 @@ class ModelInfo:
         Raises:
             UserError: a hub id that is neither reachable nor in the local cache.
         """
-        folder = Path(self.ref).expanduser()
-        if folder.is_dir():
+        if folder := local_folder(self.ref):
             from .loading import digest
 
             return digest(folder)
         return hub_revision(self.ref)
 
 
-def model_info(ref: str) -> ModelInfo:
-    """See `model_shape`."""
-    return ModelInfo(ref, *model_shape(ref))
+def model_info(ref: str, text_encoder: str | None = None) -> ModelInfo:
+    """See `model_shape`.
+
+    Args:
+        text_encoder: a folder or hub id of a CLIP checkpoint, for methods that hold patches against the question.
+
+    Raises:
+        UserError: also for a text encoder that is no CLIP, or comes from another tower than the model's.
+    """
+    shape, family = model_shape(ref)
+    if text_encoder is None:
+        return ModelInfo(ref, shape, family)
+    encoder = text_encoder_info(text_encoder)
+    if "clip_patches" in family.signals:
+        encoder.check(ref, load_config(ref).vision_config.hidden_size)
+    return ModelInfo(ref, shape, family, encoder)
 
 
 def model_shape(ref: str) -> tuple[ModelShape, FamilyInfo]:
     """What a method may know about a model, and what its family serves, from the configuration alone.
 
     Args:
-        ref: a local folder, or a hub id.
+        ref: the name of an embedded model, a local folder, or a hub id.
 
     Raises:
         UserError: no configuration to be had, or a class that no family serves.
@@ -66,7 +79,7 @@ def model_shape(ref: str) -> tuple[ModelShape, FamilyInfo]:
 
 
 def open_model(
-    ref: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
+    ref: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", text_encoder: str | None = None
 ) -> VisionLanguageModel:
     """Load a model with its weights, by plain `from_pretrained`; code that comes with a checkpoint is never run.
 
@@ -74,6 +87,7 @@ def open_model(
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `float32`, `bfloat16`, `float16`, or their short forms `fp32`, `bf16`, `fp16`.
         attention: `sdpa`, `eager`, `flash_attention_2` or `flash_attention_3`.
+        text_encoder: see `model_info`.
 
     Raises:
         UserError: no weights, a class that no family serves, a hub that cannot be reached, a device or an attention
@@ -86,7 +100,10 @@ def open_model(
     shape, info = family.describe(config)
     kind = check_platform(device, dtype, attention)
     model, processor, revision = load(ref, family.architecture, device=device, dtype=kind, attention=attention)
-    return family(model, processor, shape, info, revision)
+    opened = family(model, processor, shape, info, revision)
+    if text_encoder is not None:
+        opened.text_encoder = open_text_encoder(text_encoder, device)
+    return opened
 
 
 def _family(ref: str, config: PretrainedConfig) -> type[VisionLanguageModel]:

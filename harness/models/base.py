@@ -20,22 +20,17 @@ from .calls import BudgetKind, Calls
 from .cutter import Cutter, Span, reduce_span, settled, whole_span
 from .data import Answer, Batch, Encoded, FamilyInfo
 from .encoder import Block, Merger
-from .taps import Listener, Seen, tap
+from .evidence import footprint, survivals
+from .signals import CLIP, READABLE, TOWER, tower_signals
+from .text_encoder import NEEDED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PretrainedConfig
 
+    from .text_encoder import TextEncoder
+
 __all__ = ["Answer", "Batch", "Decoding", "Encoded", "FamilyInfo", "VisionLanguageModel"]
-
-
-_READABLE = {
-    "pixel": frozenset[str](),
-    "encoder": frozenset({"keys"}),
-    "projector": frozenset({"class_attention", "class_token"}),
-    "decoder": frozenset({"last_attention"}),
-}
-"""Signals that are at hand at each place, without the `@layer` behind them."""
 
 
 @dataclass
@@ -56,6 +51,7 @@ class VisionLanguageModel(ABC):
     Attributes:
         architecture: the class of transformers that the family serves.
         revision: digest of weights and configuration of a local folder, or the hub's commit.
+        text_encoder: a checkpoint of its own, for methods that read `clip_text` or `clip_patches`.
     """
 
     family: ClassVar[str]
@@ -65,6 +61,7 @@ class VisionLanguageModel(ABC):
         self.model, self.processor, self.shape, self.info, self.revision = model, processor, shape, info, revision
         self.places, self.signals = info.places, info.signals
         self.device = next(model.parameters()).device
+        self.text_encoder: TextEncoder | None = None
 
     # ---------------------------------------------------------------------------------------------- a family's own part
 
@@ -86,8 +83,17 @@ class VisionLanguageModel(ABC):
         """Pixels of the same crops at a smaller patch grid, [images, 3, height, width]."""
 
     @abstractmethod
-    def project(self, pixels: torch.Tensor, *, resized: bool, class_token: bool) -> torch.Tensor:
-        """Visual tokens as the LLM gets them, [images, n, dim], the class token in front if asked for."""
+    def see(self, pixels: torch.Tensor, *, resized: bool) -> torch.Tensor:
+        """Features as they go into the projector, [images, n, dim], a class token in front where the tower has one."""
+
+    @abstractmethod
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Rows of features as the LLM gets them, [rows, dim] to [rows, dim], each row by itself."""
+
+    @property
+    @abstractmethod
+    def tower_norm(self) -> nn.Module:
+        """The vision tower's last norm, which features have not passed."""
 
     @property
     @abstractmethod
@@ -144,11 +150,31 @@ class VisionLanguageModel(ABC):
                     f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
                     "tokens: its preprocessor_config.json does not fit its config.json."
                 )
+        longest, most = int(inputs["attention_mask"].sum(1).max()), self._positions()
+        if longest >= most:
+            raise UserError(
+                f"The prompt of sample {samples[0].id} takes {longest} tokens for {len(images[0])} pictures, and the "
+                f"model has positions for {most}: show it fewer pictures."
+            )
         to = self.device
         return Batch(
             tuple(s.id for s in samples), flat, owner, ids.to(to), inputs["attention_mask"].to(to),
-            inputs["pixel_values"].to(to),
+            inputs["pixel_values"].to(to), self._evidence(samples, images),
+            tuple(s.question or "" for s in samples),
         )  # fmt: skip
+
+    def _positions(self) -> int:
+        """How many tokens the LLM was built for."""
+        config = self.model.config.get_text_config()  # type: ignore[union-attr,operator]
+        return int(config.max_position_embeddings)
+
+    def _evidence(self, samples: Sequence[Sample], images: Sequence[Sequence[Image]]) -> torch.Tensor:
+        found = [
+            footprint(sample.regions, number, picture.size, self.shape.grid)
+            for sample, pictures in zip(samples, images, strict=True)
+            for number, picture in enumerate(pictures)
+        ]
+        return torch.stack(found).to(self.device)
 
     def single(self, batch: Batch, encoded: Encoded | None, index: int) -> tuple[Batch, Encoded | None]:
         """One sample of a batch, without the padding that it had there."""
@@ -157,11 +183,9 @@ class VisionLanguageModel(ABC):
         alone = Batch(
             (batch.sample_ids[index],), tuple(batch.pictures[i] for i in images), (0,) * len(images),
             batch.input_ids[index : index + 1, on], batch.attention_mask[index : index + 1, on], batch.pixels[images],
+            batch.evidence[images], batch.questions[index : index + 1],
         )  # fmt: skip
-        if encoded is None:
-            return alone, None
-        signals = {name: tuple(values[i] for i in images) for name, values in encoded.signals.items()}
-        return alone, Encoded(tuple(encoded.features[i] for i in images), signals)
+        return alone, encoded and encoded.of(images)
 
     # -------------------------------------------------------------------------------------------------------- encoding
 
@@ -177,17 +201,38 @@ class VisionLanguageModel(ABC):
         class_index = 0 if self.shape.class_token else None
         pixels = batch.pixels if smaller is None else self.shrink(batch.pictures, smaller).to(self.device)
         with ExitStack() as stack:
-            for name in reads:
-                kind, _, layer = name.partition("@")
-                if kind == "class_attention":
-                    stack.enter_context(tap(self.blocks[int(layer)].attention, _class_row(found, name)))
+            stack.enter_context(tower_signals(self.blocks, reads, found, class_token=class_index is not None))
             if inside:
                 assert calls is not None
                 stack.enter_context(Merger(self.blocks, inside, calls, class_index).attached())
-            tokens = self.project(pixels, resized=smaller is not None, class_token="class_token" in reads)
-        if "class_token" in reads:
-            found["class_token"], tokens = tokens[:, :1], tokens[:, 1:]
-        return Encoded(tuple(tokens), {name: tuple(values) for name, values in found.items()})
+            seen = self.see(pixels, resized=smaller is not None)
+        if "evidence" in reads:
+            if not bool(batch.evidence.any()):
+                raise ValueError("the sample names no evidence, which this diagnostic method reads")
+            found["evidence"] = batch.evidence
+        first = int(class_index is not None)
+        signals = {name: tuple(values) for name, values in found.items()}
+        signals |= self._clip_signals(batch, reads, tuple(seen[:, first:]))
+        return Encoded(tuple(seen[:, first:]), tuple(seen[:, :1]) if first else (), self.project, signals)
+
+    def _clip_signals(
+        self, batch: Batch, reads: frozenset[str], features: tuple[torch.Tensor, ...]
+    ) -> dict[str, tuple[torch.Tensor, ...]]:
+        if not CLIP & reads:
+            return {}
+        encoder = self._needed_text_encoder()
+        found = {}
+        if "clip_patches" in reads:
+            found["clip_patches"] = tuple(encoder.patches(rows, self.tower_norm) for rows in features)
+        if "clip_text" in reads:
+            texts = [encoder.text(question) for question in batch.questions]
+            found["clip_text"] = tuple(texts[row] for row in batch.owner)
+        return found
+
+    def _needed_text_encoder(self) -> TextEncoder:
+        if self.text_encoder is None:
+            raise UserError(f"The method needs {NEEDED}.")
+        return self.text_encoder
 
     # ------------------------------------------------------------------------------------------------------- answering
 
@@ -210,13 +255,21 @@ class VisionLanguageModel(ABC):
         written = self._write(state, max_new_tokens)
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
+        asked = any("clip_text" in stage.reads for stage in schedule.stages)
+        segments = [len(self._needed_text_encoder().ids(q)) if asked else 0 for q in batch.questions]
         answers = []
         for row, ids in enumerate(written):
             images = batch.images_of(row)
             kept = state.calls.kept(images) if state.calls else ()
             text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
             full, seen = self.shape.tokens * len(images), tuple(counts[row])
-            answers.append(Answer(text, tuple(ids), texts[row], full, seen, seen, kept))
+            everything = [(torch.ones(self.shape.tokens),) * 2] * len(images)
+            left = state.calls.left(images, self.shape.grid) if state.calls else everything
+            evidence = survivals(batch.evidence[images].cpu().unbind(), left)
+            behind = state.cutter.spans[0].behind[row]
+            answers.append(
+                Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row])
+            )
         return answers
 
     @torch.no_grad()
@@ -236,7 +289,7 @@ class VisionLanguageModel(ABC):
                 compressor, batch.names, grid, seed=seed, kind=budget_kind, device=self.device,
                 resized=grid != self.shape.grid, shape=self.shape,
             )  # fmt: skip
-        reads = frozenset(name for s in stages for name in s.reads)
+        reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
         if encoded is None or any(s.place in ("pixel", "encoder") for s in stages):
             encoded = self._encode(batch, reads, stages, calls)
         ids, span, features = self._assemble(batch, encoded, stages, calls)
@@ -251,34 +304,69 @@ class VisionLanguageModel(ABC):
     def _check_stages(self, stages: Sequence[Stage]) -> None:
         missing = self.info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])
         for stage in stages:
-            wrong = [n for n in stage.reads if n.partition("@")[0] not in _READABLE.get(stage.place, ())]
+            wrong = [name for name in stage.reads if not self._readable(name, stage)]
             missing += [f"the signal {name} at the place {stage.place}" for name in wrong]
+            if stage.joint and (stage.place not in ("projector", "decoder") or "class_token" in stage.reads):
+                missing.append(f"a joint stage at the place {stage.place} that reads {', '.join(stage.reads)}")
         if missing:
             raise UserError(f"The family {self.family} does not serve {', '.join(missing)}.")
+
+    def _readable(self, name: str, stage: Stage) -> bool:
+        base, _, layer = name.partition("@")
+        if base not in READABLE.get(stage.place, ()):
+            return False
+        if stage.place != "projector" or base not in TOWER:
+            return not layer
+        depth = self.shape.vision_layers
+        return layer.lstrip("-").isdigit() and -depth <= int(layer) < depth
 
     def _assemble(
         self, batch: Batch, encoded: Encoded, stages: Sequence[Stage], calls: Calls | None
     ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:
         """The prompt as it enters the LLM: ids, span and visual tokens after all cuts in front of it."""
         span = whole_span(self._visual(batch), batch.attention_mask.bool())
-        ids, features = batch.input_ids, list(encoded.features)
+        behind = span.behind
+        ids, features, projected = batch.input_ids, encoded.features, False
         if any(s.place in ("pixel", "encoder") for s in stages):
-            slots = span.slots(len(features))
+            slots = span.slots()
             kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
             order, span = span.cut(kept, renumber=True)
             ids = ids.gather(1, order)
         for stage in stages:
             if stage.place == "projector":
                 assert calls is not None
+                if not stage.features and not projected:
+                    features, projected = self._at_the_door(encoded, features), True
                 tokens, class_index = features, None
                 if "class_token" in stage.reads:
+                    beside = encoded.class_rows if stage.features else encoded.class_tokens
                     class_index = len(features[0])
-                    tokens = [torch.cat([f, c]) for f, c in zip(features, encoded.signals["class_token"], strict=True)]
-                signals = {name: encoded.signals[name] for name in stage.reads if name != "class_token"}
-                order, span, features = reduce_span(span, stage, calls, tokens, signals, class_index=class_index)
-                ids = ids.gather(1, order)
+                    tokens = tuple(torch.cat([f, c]) for f, c in zip(features, beside, strict=True))
+                signals = self._projector_signals(batch, encoded, stage, behind)
+                order, span, reduced = reduce_span(span, stage, calls, tokens, signals, class_index=class_index)
+                ids, features = ids.gather(1, order), tuple(reduced)
+        if not projected:
+            features = self._at_the_door(encoded, features)
         # A dropped placeholder that has become padding must not ask for a visual token.
-        return ids.masked_fill(~span.valid, 0), settled(span), features
+        return ids.masked_fill(~span.valid, 0), settled(span), list(features)
+
+    def _at_the_door(self, encoded: Encoded, features: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return encoded.tokens if features is encoded.features else encoded.projected(features)
+
+    def _projector_signals(
+        self, batch: Batch, encoded: Encoded, stage: Stage, behind: Sequence[int]
+    ) -> dict[str, Sequence[torch.Tensor]]:
+        found: dict[str, Sequence[torch.Tensor]] = {}
+        for name in stage.reads:
+            if name == "features":
+                found[name] = encoded.features
+            elif name == "text_embeddings":
+                words = self.model.get_input_embeddings()  # type: ignore[operator]
+                length = batch.input_ids.shape[1]
+                found[name] = [words(batch.input_ids[row, length - behind[row] :]) for row in batch.owner]
+            elif name != "class_token":
+                found[name] = encoded.signals[name]
+        return found
 
     def _visual(self, batch: Batch) -> torch.Tensor:
         """[batch, length] which image every slot of the full prompt belongs to, -1 for text."""
@@ -361,13 +449,6 @@ class VisionLanguageModel(ABC):
     ) -> Decoding:  # fmt: skip
         """What the latency probe times: vision, compressor and prefill, up to the first logits."""
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
-
-
-def _class_row(found: dict[str, torch.Tensor], name: str) -> Listener:
-    def see(seen: Seen) -> None:
-        found[name] = seen.rows([0])[:, :, 0, 1:]
-
-    return see
 
 
 def _check_cache(cache: object, cutter: Cutter) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from ..contracts import Compressor, ModelShape, Reduction, Stage, View
+from .evidence import resampled
 
+T = TypeVar("T")
 BudgetKind = Literal["exact", "at_most", "adaptive"]
 
 
@@ -32,11 +34,35 @@ class ImageName:
         return generator
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One row of one reduction: of a single image, or of all images of a sample together."""
+
+    stage: Stage
+    images: tuple[int, ...]
+    reduction: Reduction
+    number: int
+    counts: tuple[int, ...]
+
+    @property
+    def inside(self) -> bool:
+        return self.stage.place == "encoder"
+
+    def split(self, rows: Sequence[T] | torch.Tensor) -> list[Any]:
+        """The rows that each image has of its own, a class token of the encoder left out."""
+        start, found = len(rows) - sum(self.counts), []
+        for count in self.counts:
+            found.append(rows[start : start + count])
+            start += count
+        return found
+
+
 class Calls:
     """The calls of one compressor for one batch.
 
     Attributes:
         names: one per image, in batch order.
+        samples: for every row of the batch, the numbers of its images.
         grid: rows and columns of the raster that tokens are counted in.
         resized: the raster is that of a smaller picture (a pixel stage).
     """
@@ -47,83 +73,154 @@ class Calls:
     ) -> None:  # fmt: skip
         self.compressor, self.names, self.grid, self.kind = compressor, tuple(names), grid, kind
         self.resized, self._shape = resized, shape
+        of_sample: dict[str, list[int]] = {}
+        for image, name in enumerate(names):
+            of_sample.setdefault(name.sample, []).append(image)
+        self.samples = [tuple(images) for images in of_sample.values()]
         self._generators = [name.generator(seed) for name in names]
         full = grid[0] * grid[1]
         self._origin = [torch.arange(full, device=device) for _ in names]
         self._sizes = [torch.ones(full, device=device) for _ in names]
-        self._steps: list[list[tuple[Stage, Reduction, int]]] = [[] for _ in names]
-
-    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Image numbers with equal token counts, which share one view."""
-        found: dict[int, list[int]] = {}
-        for image, length in enumerate(lengths):
-            found.setdefault(length, []).append(image)
-        return list(found.values())
+        self._steps: list[_Step] = []
 
     def reduce(
-        self, stage: Stage, images: Sequence[int], tokens: torch.Tensor, signals: Mapping[str, torch.Tensor],
+        self, stage: Stage, rows: Sequence[tuple[int, ...]], tokens: torch.Tensor, signals: Mapping[str, torch.Tensor],
         *, class_index: int | None = None,
-    ) -> Reduction:  # fmt: skip
-        """One call for `images`, whose tokens are [images, n, dim].
+    ) -> tuple[Reduction, list[tuple[int, ...]]]:  # fmt: skip
+        """One call of the compressor.
+
+        Args:
+            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample.
+            tokens: [rows, n, dim], of the images of a row one after another.
+
+        Returns:
+            The reduction, and for each row how many tokens are left of each of its images; a class token that flows on
+            beside the tokens of the encoder is not counted.
 
         Raises:
-            BrokenPromiseError: another number of rows than asked for, rows of other images, tokens that do not exist.
+            BrokenPromiseError: another number of tokens than asked for, rows of other images, tokens that do not exist,
+                or images out of order.
         """
-        origin = torch.stack([self._with_class(self._origin[i], class_index, -1) for i in images])
-        sizes = torch.stack([self._with_class(self._sizes[i], class_index, 1) for i in images])
+        origin = torch.stack([self._of(self._origin, images, class_index, -1) for images in rows])
+        sizes = torch.stack([self._of(self._sizes, images, class_index, 1) for images in rows])
+        image = torch.stack([self._numbers(images) for images in rows]) if stage.joint else None
         view = View(
             tokens, self.grid, stage.place, stage.layer, sizes, origin, signals,
-            tuple(self._generators[i] for i in images), class_index, shape=self._shape,
+            tuple(self._generators[images[0]] for images in rows), class_index, image=image, shape=self._shape,
         )  # fmt: skip
-        reduction = self.compressor.reduce(view, stage.keep)
+        reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
         # In the encoder the class token flows on beside the tokens that are counted; elsewhere it is one of them.
         beside = int(stage.place == "encoder" and class_index is not None)
-        self._check(stage, images, tokens, reduction, class_index)
+        self._check(stage, rows, tokens, reduction, class_index)
+        counts = [self._counts(stage, images, reduction, n, beside) for n, images in enumerate(rows)]
         singles = torch.zeros_like(reduction.anchor).index_put_(
             (reduction.batch, reduction.row), torch.ones_like(reduction.row), accumulate=True
         )
         anchored = origin.gather(1, reduction.anchor.clamp(min=0))
         moved, grown = torch.where(singles == 1, anchored, -1), reduction.sizes(sizes)
-        for place, image in enumerate(images):
-            rows = int(reduction.counts[place])
-            self._origin[image], self._sizes[image] = moved[place, beside:rows], grown[place, beside:rows]
-            self._steps[image].append((stage, reduction, place))
-        return reduction
+        for number, images in enumerate(rows):
+            step = _Step(stage, images, reduction, number, counts[number])
+            self._steps.append(step)
+            end = int(reduction.counts[number])
+            origins, grew = step.split(moved[number, :end]), step.split(grown[number, :end])
+            for place, own in enumerate(images):
+                self._origin[own], self._sizes[own] = origins[place], grew[place]
+        return reduction, counts
 
-    def _with_class(self, values: torch.Tensor, class_index: int | None, value: int) -> torch.Tensor:
+    def pass_by(self, stage: Stage, images: Sequence[int]) -> None:
+        """Remember that images without any token were not shown to the compressor."""
+        nothing = Reduction.keep(torch.zeros(1, 0, dtype=torch.long), 0)
+        self._steps += [_Step(stage, (image,), nothing, 0, (0,)) for image in images]
+
+    def _of(
+        self, values: Sequence[torch.Tensor], images: tuple[int, ...], class_index: int | None, value: int
+    ) -> torch.Tensor:
+        found = torch.cat([values[i] for i in images])
         if class_index is None:
-            return values
-        return torch.cat([values[:class_index], values.new_tensor([value]), values[class_index:]])
+            return found
+        return torch.cat([found[:class_index], found.new_tensor([value]), found[class_index:]])
+
+    def _numbers(self, images: tuple[int, ...]) -> torch.Tensor:
+        """[n] the number, within its sample, of the image that each token of a row belongs to."""
+        lengths = torch.tensor([len(self._origin[i]) for i in images])
+        numbers = torch.tensor([self.names[i].number for i in images])
+        return numbers.repeat_interleave(lengths).to(self._origin[0].device)
+
+    def _counts(
+        self, stage: Stage, images: tuple[int, ...], reduction: Reduction, number: int, beside: int
+    ) -> tuple[int, ...]:
+        count = int(reduction.counts[number]) - beside
+        if len(images) == 1:
+            return (count,)
+        ends = torch.tensor([len(self._origin[i]) for i in images]).cumsum(0)
+        owner = torch.searchsorted(ends, reduction.anchor[number, :count].cpu(), right=True)
+        if bool((owner.diff() < 0).any()):
+            raise BrokenPromiseError(
+                f"{self._where(stage)} returned tokens of sample {self.names[images[0]].sample} that are not in the "
+                "order of its images"
+            )
+        return tuple(torch.bincount(owner, minlength=len(images)).tolist())
+
+    def _where(self, stage: Stage) -> str:
+        name = getattr(self.compressor, "name", type(self.compressor).__name__)
+        return f"{name} at {stage.place}" + (f" layer {stage.layer}" if stage.layer else "")
 
     def _check(
-        self, stage: Stage, images: Sequence[int], tokens: torch.Tensor, reduction: Reduction, class_index: int | None
-    ) -> None:
-        asked = stage.keep + int(stage.place == "encoder" and class_index is not None)
-        name = getattr(self.compressor, "name", type(self.compressor).__name__)
-        where = f"{name} at {stage.place}" + (f" layer {stage.layer}" if stage.layer else "")
-        if len(reduction.counts) != len(images) or reduction.sources != tokens.shape[1]:
+        self, stage: Stage, rows: Sequence[tuple[int, ...]], tokens: torch.Tensor, reduction: Reduction,
+        class_index: int | None,
+    ) -> None:  # fmt: skip
+        where, n = self._where(stage), tokens.shape[1]
+        if len(reduction.counts) != len(rows) or reduction.sources != n:
             raise BrokenPromiseError(
                 f"{where} returned a reduction of {len(reduction.counts)} images with {reduction.sources} tokens "
-                f"for {len(images)} with {tokens.shape[1]}"
+                f"for {len(rows)} with {n}"
             )
-        if (
-            len(reduction.source)
-            and not 0 <= int(reduction.source.min()) <= int(reduction.source.max()) < tokens.shape[1]
-        ):
-            raise BrokenPromiseError(f"{where} named a token that does not exist: there are {tokens.shape[1]}")
+        if len(reduction.source) and not 0 <= int(reduction.source.min()) <= int(reduction.source.max()) < n:
+            raise BrokenPromiseError(f"{where} named a token that does not exist: there are {n}")
         if (
             stage.place == "encoder"
             and class_index is not None
             and not bool((reduction.anchor[:, 0] == class_index).all())
         ):
             raise BrokenPromiseError(f"{where} must return the class token as the first row")
-        for image, got in zip(images, reduction.counts.tolist(), strict=True):
+        for images, got in zip(rows, reduction.counts.tolist(), strict=True):
+            asked = stage.keep * len(images) + int(stage.place == "encoder" and class_index is not None)
             if (self.kind == "exact" and got != asked) or (self.kind == "at_most" and got > asked):
-                name = self.names[image]
+                name = self.names[images[0]]
+                whose = "the pictures" if stage.joint else f"picture {name.number}"
                 raise BrokenPromiseError(
-                    f"{where} was asked for {asked} tokens of picture {name.number} of sample {name.sample} "
-                    f"and returned {got}"
+                    f"{where} was asked for {asked} tokens of {whose} of sample {name.sample} and returned {got}"
                 )
+
+    def left(self, images: Sequence[int], full: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per image of a sample, the largest weight, at most 1, of every patch of the `full` raster in any token:
+        [patches] at the LLM's door, and in its last layer."""
+        if any(len(step.images) > 1 for step in self._steps_of(images)):
+            return self._left(tuple(images), full)
+        return [self._left((image,), full)[0] for image in images]
+
+    def _left(self, images: tuple[int, ...], full: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        one = resampled(self.grid, full) if self.resized else torch.eye(full[0] * full[1])
+        wide = torch.block_diag(*[one] * len(images))
+        weights = dict(zip(images, wide.split(len(one)), strict=True))
+        entering = dict(weights)
+        for step in self._steps_of(images):
+            made, number, own = step.reduction, step.number, [weights[i] for i in step.images]
+            mine = made.batch == number
+            matrix = torch.zeros(int(made.counts[number]), made.sources)
+            matrix.index_put_(
+                (made.row[mine].cpu(), made.source[mine].cpu()), made.weight[mine].float().cpu(), accumulate=True
+            )
+            extra = torch.zeros(made.sources - sum(map(len, own)), wide.shape[1])  # a class token
+            rows = matrix @ torch.cat([extra, *own] if step.inside else [*own, extra])
+            weights |= dict(zip(step.images, step.split(rows), strict=True))
+            if step.stage.place != "decoder":
+                entering |= {image: weights[image] for image in step.images}
+        pairs = zip(_largest(entering, len(images)), _largest(weights, len(images)), strict=True)
+        return list(pairs)
+
+    def _steps_of(self, images: Sequence[int]) -> list[_Step]:
+        return [step for step in self._steps if set(step.images) <= set(images)]
 
     def kept(self, images: Sequence[int]) -> tuple[list[int] | list[list[int]], ...]:
         """What the images of one sample kept, an entry per cut, in the raster of the sample's images one after another.
@@ -133,23 +230,26 @@ class Calls:
         picture, which later entries are counted in.
         """
         full = self.grid[0] * self.grid[1]
-        entries = zip(*(self._entries(image, number * full) for number, image in enumerate(images)), strict=True)
-        joined = [[row for rows in entry for row in rows] for entry in entries]
+        members = {i: [[full * n + place] for place in range(full)] for n, i in enumerate(images)}
+        entries = {i: [("pixel", rows)] if self.resized else [] for i, rows in members.items()}
+        for step in self._steps_of(images):
+            own = [row for image in step.images for row in members[image]]
+            extra = [[-1]] * (step.reduction.sources - len(own))  # the class token, where it is among the sources
+            sources = extra + own if step.inside else own + extra
+            rows = [row if isinstance(row, list) else [row] for row in step.reduction.describe(step.number)]
+            merged = [sorted({member for source in row for member in sources[source]}) for row in rows]
+            for image, part in zip(step.images, step.split(merged), strict=True):
+                if step.inside and entries[image] and entries[image][-1][0] == "encoder":
+                    entries[image].pop()
+                members[image] = part
+                entries[image].append((step.stage.place, part))
+        cuts = zip(*entries.values(), strict=True)
+        joined = [[row for _, rows in cut for row in rows] for cut in cuts]
         return tuple([row[0] for row in e] if all(len(row) == 1 for row in e) else e for e in joined)
 
-    def _entries(self, image: int, offset: int) -> list[list[list[int]]]:
-        """Per cut, the raster places that every kept token of an image stands for."""
-        members = [[offset + place] for place in range(self.grid[0] * self.grid[1])]
-        found = [("pixel", members)] if self.resized else []
-        for stage, reduction, number in self._steps[image]:
-            inside = stage.place == "encoder"
-            extra = [[-1]] * (reduction.sources - len(members))  # the class token, where it is among the sources
-            sources = extra + members if inside else members + extra
-            rows = [row if isinstance(row, list) else [row] for row in reduction.describe(number)]
-            members = [sorted({member for source in row for member in sources[source]}) for row in rows]
-            if inside:
-                members = members[len(extra) :]
-                if found and found[-1][0] == "encoder":
-                    found.pop()
-            found.append((stage.place, members))
-        return [entry for _, entry in found]
+
+def _largest(weights: Mapping[int, torch.Tensor], images: int) -> Sequence[torch.Tensor]:
+    """Per image, the largest weight of its patches in any token of the sample."""
+    rows = torch.cat(list(weights.values())).abs()
+    highest = rows.amax(0).clamp(max=1) if len(rows) else torch.zeros(rows.shape[1])
+    return highest.chunk(images)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import nn
 
 from ..contracts import Reduction, Stage
-from .calls import Calls
-from .taps import Seen, tap
+from .calls import BrokenPromiseError, Calls
+from .signals import DecoderSignals, joined
 
 Call = tuple[tuple[object, ...], dict[str, object]]
 
@@ -30,21 +30,20 @@ class Span:
         valid: [batch, n] False for padding.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
+        owner: the batch row of every image.
+        behind: per batch row, the text tokens behind its last image.
     """
 
     visual: torch.Tensor
     valid: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
+    owner: tuple[int, ...]
+    behind: tuple[int, ...]
 
-    def slots(self, images: int) -> list[tuple[int, torch.Tensor]]:
+    def slots(self) -> list[tuple[int, torch.Tensor]]:
         """For every image its batch row and the slots of its tokens, in order."""
-        found = []
-        for image in range(images):
-            places = (self.visual == image).nonzero()
-            row = int(places[0, 0]) if len(places) else -1
-            found.append((row, places[:, 1]))
-        return found
+        return [(row, (self.visual[row] == image).nonzero()[:, 0]) for image, row in enumerate(self.owner)]
 
     def counts(self) -> torch.Tensor:
         """[batch] visual tokens of each sample."""
@@ -62,7 +61,7 @@ class Span:
         """
         keep = self.valid & (self.visual < 0)
         position = self.position.clone()
-        for (row, slots), new in zip(self.slots(len(kept)), (kept[i] for i in range(len(kept))), strict=True):
+        for (row, slots), new in zip(self.slots(), (kept[i] for i in range(len(kept))), strict=True):
             left = slots[: new.shape[-1]]
             keep[row, left], position[..., row, left] = True, new
         width = int(keep.sum(1).max())
@@ -74,7 +73,8 @@ class Span:
             contiguous = (valid.cumsum(1) - 1).clamp(min=0).expand_as(moved)
             shift = shift + moved[..., -1:] - contiguous[..., -1:]
             moved = contiguous
-        return order, Span(visual.masked_fill(~valid, -1), valid, moved, shift)
+        cut = replace(self, visual=visual.masked_fill(~valid, -1), valid=valid, position=moved, shift=shift)
+        return order, cut
 
 
 def reduce_span(
@@ -86,26 +86,58 @@ def reduce_span(
     Returns:
         As `Span.cut`, and the reduced tokens of every image.
     """
-    slots = span.slots(len(tokens))
+    slots = span.slots()
     kept: dict[int, torch.Tensor] = {}
     reduced: dict[int, torch.Tensor] = {}
     renumber = False
-    for images in calls.groups([len(t) for t in tokens]):
-        if not len(tokens[images[0]]):  # an earlier cut left nothing
-            for image in images:
-                reduced[image], kept[image] = tokens[image], span.position[..., 0, :0]
-            continue
-        stacked = torch.stack([tokens[i] for i in images])
-        seen = {name: torch.stack([rows[i] for i in images]) for name, rows in signals.items()}
-        reduction = calls.reduce(stage, images, stacked, seen, class_index=class_index)
+    whole = calls.samples if stage.joint else [(image,) for image in range(len(tokens))]
+    for images in whole:
+        if not any(len(tokens[i]) for i in images):  # an earlier cut left nothing
+            calls.pass_by(stage, images)
+            for i in images:
+                reduced[i], kept[i] = tokens[i], span.position[..., 0, :0]
+    seen = [_Seen(i, tokens, signals) for i in whole if i[0] not in kept]
+    for group in _alike(seen):
+        stacked = torch.stack([one.tokens for one in group])
+        read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
+        rows = [one.images for one in group]
+        reduction, counts = calls.reduce(stage, rows, stacked, read, class_index=class_index)
         renumber = renumber or _renumbers(reduction)
-        rows = reduction.apply(stacked)
-        for number, image in enumerate(images):
-            count, (row, places) = int(reduction.counts[number]), slots[image]
-            reduced[image] = rows[number, :count]
-            kept[image] = _positions(span.position[..., row, :], places, reduction, number, count)
+        out = reduction.apply(stacked)
+        for number, images in enumerate(rows):
+            places = torch.cat([slots[i][1] for i in images])
+            total = sum(counts[number])
+            position = _positions(span.position[..., slots[images[0]][0], :], places, reduction, number, total)
+            parts = zip(out[number, :total].split(counts[number]), position.split(counts[number], -1), strict=True)
+            for i, (left, stand) in zip(images, parts, strict=True):
+                if len(left) > len(slots[i][1]):
+                    raise BrokenPromiseError(f"{len(left)} tokens were returned for a picture of {len(slots[i][1])}")
+                reduced[i], kept[i] = left, stand
     order, shorter = span.cut(kept, renumber)
     return order, shorter, [reduced[i] for i in range(len(tokens))]
+
+
+class _Seen:
+    """What one row of a view is made of: the tokens and signals of one image, or of all images of a sample."""
+
+    def __init__(
+        self, images: tuple[int, ...], tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]]
+    ) -> None:  # fmt: skip
+        self.images = images
+        self.tokens = torch.cat([tokens[i] for i in images])
+        self.signals = {name: joined(name, [values[i] for i in images]) for name, values in signals.items()}
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        return (self.tokens.shape, *(self.signals[name].shape for name in sorted(self.signals)))
+
+
+def _alike(seen: Sequence[_Seen]) -> list[list[_Seen]]:
+    """Rows with equal shapes, and equally many images, share one view."""
+    found: dict[object, list[_Seen]] = {}
+    for one in seen:
+        found.setdefault((len(one.images), one.shapes), []).append(one)
+    return list(found.values())
 
 
 def _renumbers(reduction: Reduction) -> bool:
@@ -138,10 +170,8 @@ class Cutter:
             raise ValueError("a cut before layer 0 belongs to the projector: the cache counts its length by layer 0")
         self._first = min((s for s in self._stages if s is not None), default=len(layers))
         self._span = span
+        self._signals = DecoderSignals(text_model, stages, span.behind)
         self._rope: object = None
-        self._attention: torch.Tensor | None = None
-        self._moved = False
-        self._shifted: list[bool] = []
         self.spans: list[Span] = []
 
     @contextmanager
@@ -151,12 +181,13 @@ class Cutter:
             for number, layer in enumerate(self._layers):
                 hook = partial(self._before_layer, number)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            for cut, stage in self._stages.items():
-                if "last_attention" in stage.reads and cut is not None:
-                    attention = self._layers[cut - 1].self_attn
-                    assert isinstance(attention, nn.Module)
-                    stack.enter_context(tap(attention, self._see))
+            stack.enter_context(self._signals.listening())
             yield
+
+    @cached_property
+    def _shifted(self) -> list[bool]:
+        """Does a new token stand elsewhere in a layer than in the first one?"""
+        return [bool((span.shift != self.spans[0].shift).any()) for span in self.spans]
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -167,9 +198,6 @@ class Cutter:
                 stack.callback(self._layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
 
-    def _see(self, seen: Seen) -> None:
-        self._attention = seen.rows([-1])[:, :, 0]
-
     def _before_layer(
         self, number: int, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Call | None:
@@ -177,30 +205,35 @@ class Cutter:
         assert isinstance(tokens, torch.Tensor)
         if tokens.shape[1] != self._span.valid.shape[1]:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
+        if number == 0:
+            self._signals.enter(tokens, self._span.slots())
         if stage := self._stages.get(number):
-            tokens = self._cut(stage, tokens)
+            tokens = self._cut(stage, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
-        self._shifted.append(self._moved)
         if number < self._first:
             return None
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.valid, tokens, self._rope)
 
-    def _cut(self, stage: Stage, tokens: torch.Tensor) -> torch.Tensor:
+    def _cut(self, stage: Stage, tokens: torch.Tensor, rope: object) -> torch.Tensor:
         assert self._calls is not None
-        slots = self._span.slots(len(self._calls.names))
+        slots = self._span.slots()
         given = [tokens[row, places] for row, places in slots]
-        signals = {}
-        if "last_attention" in stage.reads:
-            assert self._attention is not None
-            signals["last_attention"] = [self._attention[row][:, places] for row, places in slots]
+        signals = self._signals.at(stage, tokens, slots, self._span.valid, rope)
         order, span, reduced = reduce_span(self._span, stage, self._calls, given, signals)
         tokens = tokens.clone()
         for (row, places), rows in zip(slots, reduced, strict=True):
             tokens[row, places[: len(rows)]] = rows
         tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
         self._span, self._rope = span, self._rotary(tokens, span.position)
-        self._moved = bool((span.shift != 0).any())
         return tokens
+
+    def next_position(self, number: int, past: int) -> torch.Tensor:
+        """[..., batch, 1] where the token after `past` new ones stands in layer `number`.
+
+        Behind cuts that keep positions that is where it would stand without them; behind cuts that renumber the prompt
+        it is the length of the layer's own cache.
+        """
+        return self.spans[0].position[..., -1:] + 1 + past - self.spans[number].shift
 
     def _before_step(self, number: int, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
         tokens, cache, span = args[0], kwargs["past_key_values"], self.spans[number]
@@ -210,7 +243,7 @@ class Cutter:
         valid = torch.cat([span.valid, span.valid.new_ones(size, past + tokens.shape[1])], 1)
         rope = kwargs["position_embeddings"]
         if self._shifted[number]:
-            rope = self._rotary(tokens, self.spans[0].position[..., -1:] + 1 + past - span.shift)
+            rope = self._rotary(tokens, self.next_position(number, past))
         return (tokens, *args[1:]), self._behind_cut(kwargs, valid, tokens, rope)
 
     def _rotary(self, tokens: torch.Tensor, position: torch.Tensor) -> object:
@@ -246,7 +279,9 @@ class Cutter:
 def whole_span(visual: torch.Tensor, valid: torch.Tensor) -> Span:
     """The span of a left-padded prompt with positions from 0; `visual` and `valid` are [batch, n]."""
     position = (valid.long().cumsum(1) - 1).clamp(min=0)
-    return Span(visual, valid, position, torch.zeros_like(position[:, -1:]))
+    owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
+    behind = [visual.shape[1] - 1 - int((row >= 0).nonzero()[-1, 0]) for row in visual]
+    return Span(visual, valid, position, torch.zeros_like(position[:, -1:]), tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

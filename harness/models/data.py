@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..contracts import Survival
 from .calls import ImageName
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Batch:
         input_ids, attention_mask: [batch, length], left-padded, with a placeholder for every visual token.
         owner: for every image the row of its sample.
         pixels: [images, 3, height, width].
+        evidence: [images, patches] the share of each patch that a sample's regions cover.
+        questions: one per sample.
     """
 
     sample_ids: tuple[str, ...]
@@ -47,6 +51,8 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     pixels: torch.Tensor
+    evidence: torch.Tensor
+    questions: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[ImageName]:
@@ -58,10 +64,45 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the LLM is given of every image ([n, dim] each), and the signals that were asked for."""
+    """What a vision pass left of every image; what nobody asks for is not computed.
+
+    Attributes:
+        features: [patches, dim] as they go into the projector.
+        class_rows: [1, dim], the class token beside them; empty where the tower has none.
+        project: through the projector, [rows, dim] to [rows, dim].
+        signals: what was asked for, a tensor per image.
+    """
 
     features: tuple[torch.Tensor, ...]
+    class_rows: tuple[torch.Tensor, ...]
+    project: Callable[[torch.Tensor], torch.Tensor]
     signals: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> tuple[torch.Tensor, ...]:
+        """[patches, dim] as the LLM gets them."""
+        return self.projected(self.features)
+
+    @cached_property
+    def class_tokens(self) -> tuple[torch.Tensor, ...]:
+        """[1, dim], class tokens behind the projector."""
+        return self.projected(self.class_rows)
+
+    def projected(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Features of every image, or what was made of them, through the projector in one go."""
+        return self.project(torch.cat(list(features))).split([len(rows) for rows in features])
+
+    def of(self, images: Sequence[int]) -> Encoded:
+        """The share of some images, which is computed no second time."""
+
+        def pick(values: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            return tuple(values[i] for i in images)
+
+        signals = {name: pick(values) for name, values in self.signals.items()}
+        share = Encoded(pick(self.features), pick(self.class_rows) if self.class_rows else (), self.project, signals)
+        for name in {"tokens", "class_tokens"} & set(self.__dict__):
+            share.__dict__[name] = pick(getattr(self, name))
+        return share
 
 
 @dataclass(frozen=True)
@@ -69,11 +110,13 @@ class Answer:
     """What a model said of one sample, and what it cost.
 
     Attributes:
-        text_tokens: prompt tokens that are not visual.
+        text_tokens: prompt tokens that are not visual; `text_behind` of them stand behind the last picture.
+        segments: of the question, as a text encoder was given it; 0 where it was not asked.
         tokens_full: visual tokens without a method.
         visual_tokens: at the input of every LLM layer, as the layers' hooks found them.
         kv_tokens: visual tokens in the cache of every layer after prefill.
         kept_indices: an entry per cut; see `Calls.kept`.
+        evidence: what was left of every patch that holds evidence; empty where the sample names none.
     """
 
     text: str
@@ -83,3 +126,6 @@ class Answer:
     visual_tokens: tuple[int, ...]
     kv_tokens: tuple[int, ...]
     kept_indices: tuple[list[int] | list[list[int]], ...]
+    evidence: tuple[Survival, ...] = ()
+    text_behind: int = 0
+    segments: int = 0

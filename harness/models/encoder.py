@@ -79,9 +79,9 @@ class Merger:
         stack.callback(block.layer.register_forward_hook(replace, prepend=True).remove)
 
     def _reduce(self, stage: Stage, tokens: torch.Tensor, held: dict[str, torch.Tensor]) -> torch.Tensor:
-        images = range(len(tokens))
+        rows = [(image,) for image in range(len(tokens))]
         signals = {name: held[name] for name in stage.reads}
-        reduction = self._calls.reduce(stage, images, tokens, signals, class_index=self._class_index)
+        reduction, _ = self._calls.reduce(stage, rows, tokens, signals, class_index=self._class_index)
         if len(set(reduction.counts.tolist())) > 1:
             raise ValueError("the images of one call of a vision tower must keep equal numbers of tokens")
         sizes = self._sizes if self._sizes is not None else torch.ones(tokens.shape[:2], device=tokens.device)

@@ -12,6 +12,7 @@ from ..contracts import ModelShape, Sample, UserError
 from .base import VisionLanguageModel
 from .data import FamilyInfo
 from .encoder import Block
+from .signals import CLASS, CLIP, READABLE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,8 +55,14 @@ class Llava(VisionLanguageModel):
             family="llava", tokens=side * side, grid=(side, side), vision_layers=depth,
             llm_layers=text.num_hidden_layers, class_token=class_token, feature_layers=last,
         )  # fmt: skip
-        signals = {"keys", "last_attention"} | ({"class_attention", "class_token"} if class_token else set())
-        return shape, FamilyInfo("llava", frozenset(places), frozenset(signals))
+        signals = READABLE["encoder"] | READABLE["projector"]
+        if "decoder" in places:
+            signals |= READABLE["decoder"]
+        if not class_token:
+            signals -= CLASS
+        if vision.model_type != "clip_vision_model" or not isinstance(chosen, int):
+            signals -= CLIP  # its projection takes one layer's features
+        return shape, FamilyInfo("llava", frozenset(places), signals)
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
@@ -101,15 +108,25 @@ class Llava(VisionLanguageModel):
             raise UserError(f"The processor made pictures of {tuple(pixels.shape[-2:])} where {wanted} were asked for.")
         return pixels
 
-    def project(self, pixels: torch.Tensor, *, resized: bool, class_token: bool) -> torch.Tensor:
+    def see(self, pixels: torch.Tensor, *, resized: bool) -> torch.Tensor:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
-        if class_token:
-            extra["vision_feature_select_strategy"] = "full"
+        chosen = self.model.config.vision_feature_layer  # type: ignore[union-attr]
+        layers = [chosen] if isinstance(chosen, int) else list(chosen)  # type: ignore[arg-type]
         kind: torch.dtype = self.model.dtype  # type: ignore[assignment]
-        out = self.model.get_image_features(  # type: ignore[operator]
-            pixel_values=pixels.to(kind), return_dict=True, **extra
+        out = self.model.model.vision_tower(  # type: ignore[operator,union-attr]
+            pixels.to(kind), output_hidden_states=layers, return_dict=True, **extra
         )
-        return torch.stack(list(out.pooler_output))
+        return torch.cat([out.hidden_states[layer] for layer in layers], -1)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model.model.multi_modal_projector(features)  # type: ignore[operator,union-attr]
+        return out
+
+    @property
+    def tower_norm(self) -> nn.Module:
+        found = self.model.model.vision_tower.post_layernorm  # type: ignore[union-attr]
+        assert isinstance(found, nn.Module)
+        return found
 
     @property
     def blocks(self) -> list[Block]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,41 +19,112 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..contracts import UserError
+
 Listener = Callable[["Seen"], None]
 KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 _PREFIX = "toksweep_"  # the kernel's own name follows, because the library looks for "flash" in it
 _TAP = "_toksweep_tap"
 
 
-@dataclass(frozen=True)
+_CHUNK = 64
+"""Queries whose rows are held at a time where only their mean is asked for."""
+
+
 class Seen:
-    """What one call of an attention layer computed with: query [batch, heads, q, d], key [batch, groups, k, d]."""
+    """What one call of an attention layer computed with.
 
-    query: torch.Tensor
-    key: torch.Tensor
-    mask: torch.Tensor | None
-    scale: float
-    causal: bool
+    Attributes:
+        query: [batch, heads, q, d]; key: [batch, groups, k, d]; the last query stands where the last key does.
+        mask: as the kernel got it: [batch, 1, q, k] (boolean or additive), [batch, k] valid keys, or None.
+    """
 
-    def rows(self, places: list[int]) -> torch.Tensor:
+    def __init__(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, *, causal: bool
+    ) -> None:  # fmt: skip
+        self.query, self.key, self.mask, self.scale, self.causal = query, key, mask, scale, causal
+        self.length = query.shape[2]
+
+    def queries(self, places: torch.Tensor) -> torch.Tensor:
+        """[batch, heads, places, d]"""
+        return self.query[:, :, places]
+
+    def rows(self, places: Sequence[int]) -> torch.Tensor:
         """Attention weights of the queries at `places`, after the softmax, in float32: [batch, heads, places, k]."""
-        size, heads, length, dim = self.query.shape
-        groups, keys = self.key.shape[1], self.key.shape[2]
-        index = torch.tensor([p % length for p in places], device=self.query.device)
-        query = self.query[:, :, index].reshape(size, groups, heads // groups, len(places), dim).float()
-        scores = torch.einsum("bgrnd,bgsd->bgrns", query, self.key.float()).reshape(size, heads, len(places), keys)
-        scores = scores * self.scale
-        mask = self.mask
-        ahead = torch.arange(keys, device=index.device) > (index + keys - length)[:, None]
-        if mask is None or mask.ndim == 2:
-            hidden = ahead if self.causal else torch.zeros_like(ahead)
-            if mask is not None:  # flash kernels are given one row of valid keys per sequence
-                hidden = hidden | ~mask[:, None, None, :].bool()
-            scores = scores.masked_fill(hidden, -torch.inf)
-        else:
+        index = torch.tensor([p % self.length for p in places], dtype=torch.long, device=self.key.device)
+        query = self.queries(index)
+        (size, heads, count, dim), groups, keys = query.shape, self.key.shape[1], self.key.shape[2]
+        grouped = query.reshape(size, groups, heads // groups, count, dim).float()
+        scores = torch.einsum("bgrnd,bgsd->bgrns", grouped, self.key.float()).reshape(size, heads, count, keys)
+        return self._masked(scores * self.scale, index).softmax(-1)
+
+    def _masked(self, scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        mask, keys = self.mask, scores.shape[-1]
+        if mask is not None and mask.ndim > 2:
             mask = mask[:, :, index] if mask.shape[2] > 1 else mask
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return scores.softmax(-1)
+            return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        ahead = torch.arange(keys, device=index.device) > (index + keys - self.length)[:, None]
+        hidden = ahead if self.causal else torch.zeros_like(ahead)
+        if mask is None:
+            return scores.masked_fill(hidden, -torch.inf)
+        hidden = hidden | ~mask[:, None, None, :].bool()
+        return scores.masked_fill(hidden & ~hidden.all(-1, keepdim=True), -torch.inf)  # padding sees no key at all
+
+    def mean_row(self, places: Sequence[int], counted: torch.Tensor | None = None) -> torch.Tensor:
+        """The mean row of the queries at `places`, [batch, heads, k]; only some rows are held at a time.
+
+        Args:
+            counted: [batch, places], which of them count in each batch row; default all.
+        """
+        total: torch.Tensor | float = 0.0
+        for start in range(0, len(places), _CHUNK):
+            rows = self.rows(places[start : start + _CHUNK])
+            if counted is not None:
+                rows = rows * counted[:, None, start : start + _CHUNK, None]
+            total = total + rows.sum(2)
+        assert isinstance(total, torch.Tensor)
+        return total / (len(places) if counted is None else counted.sum(1).clamp(min=1)[:, None, None])
+
+
+class Probe(Seen):
+    """What an LLM layer would compute with if it ran on given tokens: all keys, and queries where they are read."""
+
+    def __init__(self, layer: nn.Module, tokens: torch.Tensor, rope: object, valid: torch.Tensor) -> None:
+        """
+        Args:
+            tokens: [batch, n, dim] that would enter the layer.
+            rope: cosines and sines of their positions, [batch, n, d] each.
+            valid: [batch, n], False for padding.
+
+        Raises:
+            UserError: a layer that does not project queries and keys apart, behind a norm of its own.
+        """
+        attention: Any = layer.self_attn
+        self._turn = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+        if not self._turn or not hasattr(layer, "input_layernorm") or not hasattr(attention, "q_proj"):
+            raise UserError(
+                f"Queries cannot be computed beside a {type(layer).__name__}: choose a method that reads no signal "
+                "named next_*."
+            )
+        assert isinstance(rope, tuple)
+        self._attention, self._rope = attention, rope
+        self._normed = layer.input_layernorm(tokens)  # type: ignore[operator]
+        self.length, self.mask, self.causal = tokens.shape[1], valid, True
+        self.key = self._project("k", slice(None))
+        self.scale = float(getattr(attention, "scaling", self.key.shape[-1] ** -0.5))
+
+    def queries(self, places: torch.Tensor) -> torch.Tensor:
+        return self._project("q", places)
+
+    def _project(self, which: str, places: torch.Tensor | slice) -> torch.Tensor:
+        attention, given = self._attention, self._normed[:, places]
+        states = getattr(attention, f"{which}_proj")(given).view(*given.shape[:2], -1, attention.head_dim)
+        if norm := getattr(attention, f"{which}_norm", None):
+            states = norm(states)
+        states = states.transpose(1, 2)
+        cosine, sine = (part[:, places] for part in self._rope)
+        turned: torch.Tensor = self._turn(states, states, cosine, sine)[0]
+        return turned
 
 
 @dataclass
@@ -77,7 +148,7 @@ def _tapped(
     scale = kwargs.get("scaling")
     seen = Seen(
         query, key, mask, float(scale) if isinstance(scale, int | float) else query.shape[-1] ** -0.5,
-        bool(getattr(module, "is_causal", False)),
+        causal=bool(getattr(module, "is_causal", False)),
     )  # fmt: skip
     for listener in tap.listeners:
         listener(seen)

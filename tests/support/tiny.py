@@ -83,6 +83,26 @@ def save_llava(folder: Path, seed: int = 0, **shape) -> Path:
     return folder
 
 
+def save_clip(folder: Path, *, vision_layers: int = 5, grid: int = 4) -> Path:
+    """A tiny CLIP whose projection takes features of the tower of `save_llava`, with texts of at most 16 tokens."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+
+    tower = llava_config(vision_layers=vision_layers, grid=grid).vision_config.to_dict()
+    text = {
+        "vocab_size": len(WORDS), "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 3,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=tower, projection_dim=20))
+    model.save_pretrained(folder)
+    whole = processor(grid)
+    CLIPProcessor(image_processor=whole.image_processor, tokenizer=whole.tokenizer).save_pretrained(folder)
+    return folder
+
+
 def picture(seed: int, size: tuple[int, int] = (48, 40)):
     """A random picture with some structure, so that patches differ."""
     import numpy as np

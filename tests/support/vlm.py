@@ -6,7 +6,7 @@ import dataclasses
 
 import tiny
 import torch
-from toksweep.harness.contracts import Budget, Sample
+from toksweep.harness.contracts import Budget, Region, Sample
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 
@@ -16,7 +16,8 @@ COMPRESSORS = [*SELECTORS, *MERGERS]
 
 
 def sample(name: str, question: str) -> Sample:
-    return Sample(name, name, (), name, question=question)
+    evidence = (Region((0, 0, 24, 20)), Region((8, 8, 30, 40), image=1))
+    return Sample(name, name, (), name, question=question, regions=evidence)
 
 
 SHORT = sample("short", "what colour is the ball?")
@@ -38,6 +39,11 @@ def cell(model, name: str, budget: str | int = 9, convention: str = "mean", **pa
     merges = entry.meta["merges"]
     schedule = resolve(method, Budget.parse(budget), convention, model.shape, merges=merges)
     return method, schedule, entry.meta["budget_kind"]
+
+
+def reads(schedule):
+    """What a shared encoding must hold for a schedule."""
+    return frozenset(name for stage in schedule.stages if stage.place == "projector" for name in stage.reads)
 
 
 class Recorder:

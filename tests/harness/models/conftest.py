@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(scope="session", params=["sdpa", "eager"])
-def llava(request, llava_folder):
+def llava(request, llava_folder, clip_folder):
     from toksweep.harness.models import open_model
 
-    return open_model(str(llava_folder), attention=request.param)
+    return open_model(str(llava_folder), attention=request.param, text_encoder=str(clip_folder))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import vlm
-from toksweep.harness.contracts import Reduction, Stage
+from toksweep.harness.contracts import Reduction, Refusal, Stage
 from toksweep.harness.models.calls import BrokenPromiseError
 from toksweep.harness.schedule import lay_out, untouched
 
@@ -43,10 +43,15 @@ def test_a_merging_method_is_bypassed_at_the_full_budget(llava, name):
 @pytest.mark.parametrize("name", ALL)
 def test_tokens_at_every_layer_and_in_the_cache_are_as_declared(llava, name, budget):
     batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name, budget)
+    try:
+        method, schedule, kind = vlm.cell(llava, name, budget)
+    except Refusal as reason:
+        pytest.skip(str(reason))
     answers = llava.answer(batch, None, method, schedule, seed=0, max_new_tokens=2, budget_kind=kind)
     for answer, images in zip(answers, (1, 2), strict=True):
-        assert answer.visual_tokens == tuple(images * n for n in schedule.layers)
+        promised = tuple(images * n for n in schedule.layers)
+        within = [got <= most for got, most in zip(answer.visual_tokens, promised, strict=True)]
+        assert answer.visual_tokens == promised if kind == "exact" else kind == "adaptive" or all(within)
         assert answer.kv_tokens == answer.visual_tokens
         assert answer.tokens_full == images * 16
         assert schedule.mean <= (16 if name == "none" else budget)
@@ -57,7 +62,7 @@ def test_a_batch_equals_its_samples_one_by_one(llava, name):
     batch = vlm.batch(llava)
     method, schedule, kind = vlm.cell(llava, name)
     options = {"seed": 0, "budget_kind": kind}
-    encoded = llava.encode(batch)
+    encoded = llava.encode(batch, vlm.reads(schedule))
     together = llava.answer(batch, encoded, method, schedule, max_new_tokens=4, **options)
     logits = llava.prefill(batch, encoded, method, schedule, **options).logits
     for row in range(2):
@@ -96,7 +101,7 @@ def test_cached_decoding_equals_recomputation_with_the_selection_held(llava, nam
 def test_a_shared_encoding_gives_the_same_answers(llava, name):
     batch = vlm.batch(llava)
     method, schedule, kind = vlm.cell(llava, name)
-    encoded = llava.encode(batch)
+    encoded = llava.encode(batch, vlm.reads(schedule))
     options = {"seed": 0, "max_new_tokens": 3, "budget_kind": kind}
     assert llava.answer(batch, encoded, method, schedule, **options) == llava.answer(
         batch, None, method, schedule, **options

@@ -68,10 +68,11 @@ def test_listening_changes_no_output_and_taps_nest(llava):
 @PLAIN
 def test_the_class_token_is_projected_beside_the_patches(llava):
     batch = vlm.batch(llava)
-    found = llava.encode(batch, frozenset({"class_token"}))
+    found = llava.encode(batch)
     hidden = llava.model.model.vision_tower(batch.pixels, output_hidden_states=True).hidden_states[-2]
-    close(torch.stack(found.signals["class_token"]), llava.model.model.multi_modal_projector(hidden[:, :1]), 5e-6)
-    close(torch.stack(found.features), llava.model.model.multi_modal_projector(hidden[:, 1:]), 5e-6)
+    assert torch.equal(torch.stack(found.features), hidden[:, 1:])
+    close(torch.stack(found.class_tokens), llava.model.model.multi_modal_projector(hidden[:, :1]), 5e-6)
+    close(torch.stack(found.tokens), llava.model.model.multi_modal_projector(hidden[:, 1:]), 5e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ projector
@@ -94,7 +95,7 @@ def test_a_cut_at_the_projector_is_an_ordinary_shorter_prompt(llava, name):
     recorder = vlm.Recorder(method)
     state = llava.prefill(batch, encoded, recorder, schedule, seed=0, budget_kind=kind)
     (made,) = recorder.made
-    kept = [made.dense()[i] @ encoded.features[i] for i in range(3)]
+    kept = [made.dense()[i] @ encoded.tokens[i] for i in range(3)]
     for row, features in ((0, kept[0]), (1, torch.cat(kept[1:]))):
         out = llava.text_model(inputs_embeds=prompt(llava, batch, row, features))
         close(state.logits[row], llava.model.lm_head(out.last_hidden_state[0, -1]))
@@ -159,8 +160,8 @@ def test_a_method_may_keep_the_class_token_at_the_projector(llava):
     answer = llava.answer(batch, None, Classy(), schedule, seed=0, max_new_tokens=1)[1]
     assert answer.visual_tokens == (8,) * 6
     assert answer.kept_indices == ([-1, 0, 1, 2, -1, 16, 17, 18],)
-    found = llava.encode(batch, frozenset({"class_token"}))
-    kept = torch.cat([found.signals["class_token"][0], found.features[0][:3]])
+    found = llava.encode(batch)
+    kept = torch.cat([found.class_tokens[0], found.tokens[0][:3]])
     out = llava.text_model(inputs_embeds=prompt(llava, batch, 0, kept)).last_hidden_state
     close(llava.prefill(batch, None, Classy(), schedule, seed=0).logits[0], llava.model.lm_head(out[0, -1]))
 
@@ -386,10 +387,10 @@ def test_downsample_encodes_the_same_crop_at_a_smaller_square(llava, budget, sid
 # ------------------------------------------------------------------------------------------------------------- the rest
 
 
-def test_half_precision_keeps_the_full_budget_exact(llava_folder):
+def test_half_precision_keeps_the_full_budget_exact(llava_folder, clip_folder):
     from toksweep.harness.models import open_model
 
-    model = open_model(str(llava_folder), dtype="bf16")
+    model = open_model(str(llava_folder), dtype="bf16", text_encoder=str(clip_folder))
     batch = vlm.batch(model)
     whole = model.prefill(batch, None, None, untouched(model.shape), seed=0)
     for name in vlm.SELECTORS:
@@ -402,8 +403,8 @@ def test_half_precision_keeps_the_full_budget_exact(llava_folder):
 
 
 def test_a_signal_that_the_place_does_not_have_is_refused(llava):
-    stage = Stage("decoder", 8, layer=2, reads=("keys",))
-    with pytest.raises(UserError, match="keys at the place decoder"):
+    stage = Stage("decoder", 8, layer=2, reads=("features",))
+    with pytest.raises(UserError, match="features at the place decoder"):
         llava.prefill(vlm.batch(llava), None, Pyramid(), lay_out((stage,), llava.shape), seed=0)
 
 

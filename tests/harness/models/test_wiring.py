@@ -140,7 +140,9 @@ def test_divprune_gives_the_logits_of_the_authors_model(name):
     ids, n = case["in/text_input_ids"].tolist(), model.shape.tokens
     place = ids.index(-200)
     prompt = torch.tensor([[*ids[:place], *[model.placeholder] * n, *ids[place + 1 :]]])
-    batch = Batch(("s",), (None,), (0,), prompt, torch.ones_like(prompt), torch.from_numpy(case["in/pixel_values"]))
+    batch = Batch(
+        ("s",), (None,), (0,), prompt, torch.ones_like(prompt), torch.from_numpy(case["in/pixel_values"]), None
+    )
     words = model.placeholder
     whole = model.prefill(batch, None, None, lay_out((), model.shape), seed=0)
     close(whole.logits[0, :words], case["out/baseline_logits_last"])

@@ -1,0 +1,203 @@
+"""What methods may read, by place, and how it is caught inside a running model: with taps and hooks, and only if read.
+
+A signal is a tensor per image, or per sample where it belongs to the prompt. `TOKEN_AXIS` says along which axis the
+images of a sample are put one after another where one view holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from ..contracts import Stage
+from .encoder import Block
+from .taps import Listener, Probe, Seen, tap
+
+CLIP = frozenset({"clip_patches", "clip_text"})
+"""Signals of a text encoder, a checkpoint of its own."""
+
+CLASS = frozenset({"class_attention", "class_query", "class_token"})
+"""Signals of towers with a class token."""
+
+TOWER = frozenset({"class_attention", "class_query", "keys", "received_attention"})
+"""Signals of single vision layers, named `signal@layer`."""
+
+LAST_LAYER = frozenset({"last_attention", "text_attention", "keys", "text_keys", "prompt_queries", "prompt_keys"})
+"""Signals of the LLM layer before a cut that its attention has to be tapped for."""
+
+NEXT_LAYER = frozenset({"next_last_attention", "next_text_attention", "next_visual_attention", "next_keys"})
+"""Signals of the LLM layer behind a cut, which is asked before the cut."""
+
+READABLE: Mapping[str, frozenset[str]] = {
+    "pixel": frozenset(),
+    "encoder": frozenset({"keys"}),
+    "projector": TOWER | CLASS | CLIP | {"features", "text_embeddings", "evidence"},
+    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places"},
+}
+"""Signals that are at hand at each place, without the `@layer` behind them."""
+
+TOKEN_AXIS: Mapping[str, int | None] = {
+    "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,
+    "class_query": None, "last_attention": -1, "text_attention": -1, "normed": -2, "next_last_attention": -1,
+    "next_text_attention": -1, "next_visual_attention": -1, "next_keys": -2, "entering": -2, "text_keys": None,
+    "text_normed": None, "text_embeddings": None, "clip_text": None, "prompt_queries": None, "prompt_keys": None,
+    "places": -1,
+}  # fmt: skip
+
+
+def kind(name: str) -> str:
+    """A signal's name without its layer."""
+    return name.partition("@")[0]
+
+
+def joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A signal of several images of one sample, one after another; of one image, as it is."""
+    axis = TOKEN_AXIS[kind(name)]
+    if axis is not None:
+        return torch.cat(list(values), axis)
+    return torch.stack(list(values)) if kind(name) == "class_query" else values[0]
+
+
+# --------------------------------------------------------------------------------------------------------- vision tower
+
+
+@contextmanager
+def tower_signals(
+    blocks: Sequence[Block], reads: Collection[str], found: dict[str, torch.Tensor], *, class_token: bool
+) -> Iterator[None]:
+    """Catch the signals of vision layers in `found`, [images, ...] each, while the tower runs once."""
+    with ExitStack() as stack:
+        for name in sorted(reads):
+            if kind(name) in TOWER:
+                layer = int(name.partition("@")[2])
+                stack.enter_context(tap(blocks[layer].attention, _tower_listener(name, found, int(class_token))))
+        yield
+
+
+def _tower_listener(name: str, found: dict[str, torch.Tensor], first: int) -> Listener:
+    """`first` is the first patch of a row: 1 behind a class token."""
+    read: Mapping[str, Callable[[Seen], torch.Tensor]] = {
+        "class_attention": lambda seen: seen.rows([0])[:, :, 0, first:],
+        "class_query": lambda seen: seen.query[:, :, 0],
+        "keys": lambda seen: seen.key,
+        "received_attention": lambda seen: seen.mean_row(range(seen.length))[..., first:],
+    }
+
+    def see(seen: Seen) -> None:
+        found[name] = read[kind(name)](seen)
+
+    return see
+
+
+# ------------------------------------------------------------------------------------------------------------------ LLM
+
+
+class DecoderSignals:
+    """Signals at the cuts of one prompt's way through a text model.
+
+    Args:
+        behind: per batch row, the text tokens behind its last image.
+    """
+
+    def __init__(self, text_model: nn.Module, stages: Sequence[Stage], behind: Sequence[int]) -> None:
+        layers = text_model.layers
+        assert isinstance(layers, nn.ModuleList)
+        self._text_model, self._layers, self._behind = text_model, layers, list(behind)
+        self._stages = [stage for stage in stages if stage.layer]
+        self._reads = {name for stage in self._stages for name in stage.reads}
+        self._seen: dict[int, Seen] = {}
+        self._entering: list[torch.Tensor] = []
+        self._embeddings: list[torch.Tensor] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Tap the layers before the cuts that read their attention."""
+        with ExitStack() as stack:
+            for stage in self._stages:
+                if LAST_LAYER & set(stage.reads) and stage.layer:
+                    attention = self._layers[stage.layer - 1].self_attn
+                    assert isinstance(attention, nn.Module)
+                    stack.enter_context(tap(attention, self._listener(stage.layer)))
+            yield
+
+    def _listener(self, layer: int) -> Listener:
+        def see(seen: Seen) -> None:
+            self._seen[layer] = seen
+
+        return see
+
+    def enter(self, tokens: torch.Tensor, slots: Sequence[tuple[int, torch.Tensor]]) -> None:
+        """Keep what the LLM is given, [batch, length, dim], if a later cut reads it."""
+        if "entering" in self._reads:
+            self._entering = [tokens[row, places] for row, places in slots]
+        if "text_embeddings" in self._reads:
+            self._embeddings = self._text(tokens)
+
+    def _text(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """The last entries of every batch row of [batch, ..., length, dim]."""
+        return [row[..., row.shape[-2] - count :, :] for row, count in zip(tokens, self._behind, strict=True)]
+
+    def at(
+        self, stage: Stage, tokens: torch.Tensor, slots: Sequence[tuple[int, torch.Tensor]], valid: torch.Tensor,
+        rope: object,
+    ) -> dict[str, list[torch.Tensor]]:  # fmt: skip
+        """Per signal that a stage reads, one tensor per image.
+
+        Args:
+            tokens: [batch, n, dim] that arrive at the cut.
+            slots: for every image its batch row and the slots of its tokens.
+            valid: [batch, n], False for padding.
+            rope: rotary embedding of the slots before the cut.
+        """
+        assert stage.layer is not None
+        reads = set(stage.reads)
+        found: dict[str, list[torch.Tensor]] = {}
+        if seen := self._seen.pop(stage.layer, None):
+            found |= self._of_attention(seen, reads & LAST_LAYER, slots, valid, "")
+        if asked := reads & NEXT_LAYER:
+            probe = Probe(self._layers[stage.layer], tokens, rope, valid)
+            found |= self._of_attention(probe, {name.removeprefix("next_") for name in asked}, slots, valid, "next_")
+        if reads & {"normed", "text_normed"}:
+            norm = self._text_model.norm
+            assert isinstance(norm, nn.Module)
+            normed = norm(tokens)
+            found["normed"] = [normed[row, places] for row, places in slots]
+            found["text_normed"] = [self._text(normed)[row] for row, _ in slots]
+        if "entering" in reads:
+            found["entering"] = self._entering
+        if "text_embeddings" in reads:
+            found["text_embeddings"] = [self._embeddings[row] for row, _ in slots]
+        if "places" in reads:
+            among = valid.long().cumsum(1) - 1
+            found["places"] = [among[row, places] for row, places in slots]
+        return {name: found[name] for name in reads}
+
+    def _of_attention(
+        self, seen: Seen, kinds: set[str], slots: Sequence[tuple[int, torch.Tensor]], valid: torch.Tensor, prefix: str
+    ) -> dict[str, list[torch.Tensor]]:
+        found: dict[str, list[torch.Tensor]] = {}
+        if "last_attention" in kinds:
+            last = seen.rows([-1])[:, :, 0]
+            found["last_attention"] = [last[row][:, places] for row, places in slots]
+        if "text_attention" in kinds:
+            texts = self._text(seen.rows(range(-max(self._behind), 0)))
+            found["text_attention"] = [texts[row][..., places] for row, places in slots]
+        if "visual_attention" in kinds:
+            on = torch.zeros_like(valid)
+            for row, places in slots:
+                on[row, places] = True
+            columns = on.any(0).nonzero()[:, 0]
+            mean = seen.mean_row(columns.tolist(), on[:, columns])
+            found["visual_attention"] = [mean[row][:, places] for row, places in slots]
+        if "keys" in kinds:
+            found["keys"] = [seen.key[row][:, places] for row, places in slots]
+        if "text_keys" in kinds:
+            found["text_keys"] = [self._text(seen.key)[row] for row, _ in slots]
+        if "prompt_queries" in kinds:
+            found["prompt_queries"] = [seen.query[row][:, valid[row]] for row, _ in slots]
+        if "prompt_keys" in kinds:
+            found["prompt_keys"] = [seen.key[row][:, valid[row]] for row, _ in slots]
+        return {prefix + name: values for name, values in found.items()}
