@@ -11,7 +11,7 @@ from ..compressors.holitom import HoliTom, clips_merged, find_windows, fold, spl
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A clip's `video_features` [frames, n, dim] to what enters the LLM, or one cut of `hidden_states` [length, dim]."""
+    """A clip's `video_features` [frames, n, dim] to what enters the LLM; or a cut of `hidden_states` [length, dim]."""
     if "hidden_states" in case:
         return _inner(case)
     clip, attention = torch.from_numpy(case["video_features"]), torch.from_numpy(case["frame_attention"])

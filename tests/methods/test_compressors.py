@@ -33,11 +33,19 @@ def signal(name, rows, n, seed):
 
 
 def images(stage):
-    return 4 if stage.joint else 1
+    return 8 if stage.joint else 1
+
+
+def reduce(method, seen, keep):
+    """The reduction, unless the method says why it cannot be."""
+    try:
+        return method.reduce(seen, keep)
+    except Refusal as refusal:
+        pytest.skip(str(refusal))
 
 
 def view(stage, n, rows=3, seed=0):
-    """A view of random tokens of one image, or four for a joint stage; with a class token where there is one."""
+    """A view of random tokens of one image, or eight for a joint stage; with a class token where there is one."""
     total, inside, behind = images(stage) * n, int(stage.place == "encoder"), int("class_token" in stage.reads)
     length = inside + total + behind
     origin = torch.cat([torch.full((inside,), -1), torch.arange(n).repeat(images(stage)), torch.full((behind,), -1)])
@@ -61,7 +69,7 @@ def test_a_call_returns_the_rows_it_was_asked_for(name, budget):
             continue
         seen = view(stage, n)
         asked = stage.keep * images(stage)
-        reduction = method.reduce(seen, asked)
+        reduction = reduce(method, seen, asked)
         promised = asked + int(stage.place == "encoder")
         assert reduction.counts.le(promised).all() or entry.meta["budget_kind"] == "adaptive"
         assert reduction.counts.eq(promised).all() or entry.meta["budget_kind"] != "exact"
@@ -77,7 +85,7 @@ def test_rows_of_a_batch_do_not_see_each_other(name, budget):
     if stage.place == "pixel":
         pytest.skip("nothing is reduced at the place pixel")
     asked = stage.keep * images(stage)
-    whole = method.reduce(view(stage, 16), asked)
+    whole = reduce(method, view(stage, 16), asked)
     for row in range(3):
         seen, mine = view(stage, 16), slice(row, row + 1)
         alone = dataclasses.replace(
@@ -94,9 +102,9 @@ def test_selectors_keep_distinct_tokens_unchanged_and_in_order_where_they_say_so
     stage = method.stages(7, SMALL)[0]
     if entry.meta["merges"]:
         pytest.skip("it merges")
-    for keep in (k * images(stage) for k in (1, 7, 16)):
+    for keep in (k * images(stage) for k in (16, 7, 1)):
         seen = view(stage, 16)
-        reduction = method.reduce(seen, keep)
+        reduction = reduce(method, seen, keep)
         assert reduction.is_selection
         for row in range(3):
             kept = reduction.describe(row)
@@ -151,10 +159,10 @@ def test_nothing_draws_from_the_global_generator(name):
         pytest.skip("nothing is reduced at the place pixel")
     torch.manual_seed(1)
     asked = stage.keep * images(stage)
-    first = method.reduce(view(stage, 16), asked)
+    first = reduce(method, view(stage, 16), asked)
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    second = method.reduce(view(stage, 16), asked)
+    second = reduce(method, view(stage, 16), asked)
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)
     assert [first.describe(r) for r in range(3)] == [second.describe(r) for r in range(3)]
