@@ -64,8 +64,8 @@ class DuetVLM:
             last = shape.scale(24, of=32)
             layers = (max(1, min(shape.scale(16, of=32), last - 1)), last)
         cuts = zip(layers, self.shares, strict=True)
-        reads = ("next_text_attention",)
-        return (first, *(Stage("decoder", int(keep * share), layer=layer, reads=reads) for layer, share in cuts))
+        asks = ("next_text_attention",)
+        return (first, *(Stage("decoder", int(keep * share), layer=layer, reads=asks) for layer, share in cuts))
 
     def reduce(self, view: View, keep: int) -> Reduction:
         if view.place == "decoder":
