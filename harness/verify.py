@@ -64,6 +64,8 @@ class Verification:
 def verify_reference(reference: Path, dump: Path | None = None, methods: Iterable[str] | None = None) -> Verification:
     """Run every registered method on the `in` arrays of a folder and compare with its `out` arrays, if it holds any.
 
+    A method's `replay` gets the `in` arrays of a case by name, and the case's own name as `case`.
+
     Args:
         reference: a folder with `INDEX.json` and `*.npz` whose keys are `case/in/name` and `case/out/name`.
         dump: where what was computed goes, in files of the same names; none for a method that cannot compute it.
@@ -126,7 +128,7 @@ def _file(path: Path, entry: Mapping[str, object], dump: Path | None) -> FileRep
             expected = {k: v for k, v in expected.items() if not k.startswith(f"{case}/")}
             continue
         try:
-            made = replay(arrays)
+            made = replay({**arrays, "case": np.asarray(case)})
         except KeyError as error:
             raise UserError(f"{path}: case {case} lacks the array in/{error.args[0]}, which {method} needs.") from error
         found |= {f"{case}/out/{name}": array for name, array in made.items()}

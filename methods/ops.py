@@ -274,6 +274,16 @@ def by_first_member(labels: torch.Tensor) -> torch.Tensor:
     return torch.where(labels < 0, -1, rank.gather(1, labels.clamp(min=0)))
 
 
+def squared_distances(points: torch.Tensor) -> torch.Tensor:
+    """Between the points of each batch row, Euclidean: [batch, n, dim] to [batch, n, n], in float32 at least."""
+    points = points if points.dtype == torch.float64 else points.float()
+    centred = points - points.mean(1, keepdim=True)  # keeps what cancels below small
+    length = centred.square().sum(-1)
+    squared = (length[:, :, None] + length[:, None] - 2 * centred @ centred.mT).clamp(min=0)
+    squared.diagonal(dim1=1, dim2=2).zero_()
+    return squared
+
+
 def dpc_knn(
     points: torch.Tensor, clusters: int, neighbours: int, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -311,11 +321,7 @@ def density_peaks(points: torch.Tensor, neighbours: int, noise: torch.Tensor) ->
     Returns:
         scores: [batch, n]; distance: [batch, n, n].
     """
-    points = points if points.dtype == torch.float64 else points.float()
-    centred = points - points.mean(1, keepdim=True)  # keeps what cancels below small
-    length = centred.square().sum(-1)
-    squared = (length[:, :, None] + length[:, None] - 2 * centred @ centred.mT).clamp(min=0) / points.shape[-1]
-    squared.diagonal(dim1=1, dim2=2).zero_()
+    squared = squared_distances(points) / points.shape[-1]
     nearest = squared.topk(min(neighbours, points.shape[1]), largest=False, sorted=False).values
     density = (-nearest.mean(-1)).exp() + 1e-6 * noise
     distance = squared.sqrt()

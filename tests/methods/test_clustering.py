@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from toksweep.harness.contracts import Reduction, View
+from toksweep.harness.contracts import Reduction, UserError, View
+from toksweep.harness.registry import registry
+from toksweep.methods.compressors.centerclip import CenterCLIP, k_medoids
 from toksweep.methods.compressors.ppe import held_places, ppe, sectioned_turns
 from toksweep.methods.compressors.vqtoken import VQToken, elbow, start
 from toksweep.methods.ops import by_first_member
@@ -101,3 +103,66 @@ def test_the_elbow_is_where_the_sums_bend_most(sums, want):
 ])  # fmt: skip
 def test_clusters_are_numbered_by_their_first_members(labels, want):
     assert by_first_member(torch.tensor([labels]))[0].tolist() == want
+
+
+def medoids_by_the_definition(points, clusters):
+    """K-medoids point by point, from a KKZ start."""
+    n = len(points)
+    distance = (points[:, None] - points[None]).norm(dim=-1)
+    chosen = [int(points.norm(dim=-1).argmax())]
+    while len(chosen) < clusters:
+        rest = [i for i in range(n) if i not in chosen]
+        chosen.append(max(rest, key=lambda i: distance[i, chosen].min()))
+    for _ in range(100):
+        own = [chosen.index(i) if i in chosen else int(distance[i, chosen].argmin()) for i in range(n)]
+        members = [[i for i in range(n) if own[i] == k] for k in range(clusters)]
+        moved = [min(m, key=lambda i, m=m: distance[i, m].sum()) for m in members]
+        if moved == chosen:
+            break
+        chosen = moved
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 5])
+def test_medoids_are_the_members_with_the_smallest_summed_distance(clusters):
+    points = clip(n=10).tokens
+    medoids, assigned = k_medoids(points, clusters)
+    for row in range(2):
+        assert medoids[row].tolist() == medoids_by_the_definition(points[row], clusters)
+        nearest = (points[row, :, None] - points[row, medoids[row]]).norm(dim=-1).argmin(-1)
+        assert assigned[row].tolist() == nearest.tolist()
+
+
+def test_duplicates_are_medoids_of_their_own_where_all_are_kept():
+    points = clip(rows=1).tokens[:, [0, 1, 1, 1, 2, 2]]
+    assert k_medoids(points, 6)[0][0].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("frames", "keep", "want"), [
+    (2, 10, [5, 5]), (3, 9, [6, 3]), (2, 3, [1, 2]), (1, 7, [1, 2, 2, 2]), (9, 5, [5]),
+])  # fmt: skip
+def test_segments_share_the_budget_of_a_clip(frames, keep, want):
+    reduction = CenterCLIP(frames=frames).reduce(clip(frames=4), keep)
+    for row in range(2):
+        frame = torch.tensor(reduction.describe(row)) // 8
+        assert (frame // frames).bincount(minlength=len(want)).tolist() == want
+
+
+@pytest.mark.parametrize("parameters", [{}, {"cosine": True}, {"mean": True}, {"sigma": 2.0}])
+def test_all_tokens_are_kept_at_the_full_budget(parameters):
+    seen = clip()
+    reduction = CenterCLIP(**parameters).reduce(seen, 24)
+    assert torch.equal(reduction.apply(seen.tokens), seen.tokens)
+
+
+def test_a_mean_stands_where_its_medoid_stood():
+    seen = clip()
+    means, medoids = CenterCLIP(mean=True).reduce(seen, 6), CenterCLIP().reduce(seen, 6)
+    assert torch.equal(means.anchor, medoids.anchor)
+    assert all(int(a) in m for a, m in zip(means.anchor[0], means.describe(0), strict=True))
+
+
+@pytest.mark.parametrize("parameters", [{"frames": 0}, {"frames": 1.5}, {"sigma": 0}, {"sigma": "wide"}])
+def test_a_setting_of_centerclip_that_makes_no_sense_is_refused(parameters):
+    with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
+        registry("methods").get("centerclip").build(parameters)
