@@ -44,6 +44,10 @@ class Aim:
 
     prune: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.prune, bool):
+            raise ValueError(f"prune must be True or False, not {self.prune!r}")
+
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         keep = max(keep, 1)
         reads = ("prompt_queries", "prompt_keys", "places")

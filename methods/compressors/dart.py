@@ -66,17 +66,14 @@ def unlike(tokens: torch.Tensor, own: torch.Tensor, pivots: torch.Tensor, keep: 
 
     Returns [batch, keep] indices, ascending. Pivots are visited in their order.
     """
-    unit, to = (
-        torch.nn.functional.normalize(tokens.float(), dim=-1),
-        torch.nn.functional.normalize(pivots.float(), dim=-1),
-    )
-    distance = -to @ unit.mT
-    taken = torch.zeros_like(distance[:, 0], dtype=torch.bool).scatter_(1, own, True)
+    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
+    distance = -torch.nn.functional.normalize(pivots.float(), dim=-1) @ unit.mT
+    taken = torch.zeros_like(tokens[..., 0], dtype=torch.bool).scatter_(1, own, True)
     share, more = divmod(keep - own.shape[1], max(pivots.shape[1], 1))
     for turn in range(pivots.shape[1]):
         picks = top(distance[:, turn].masked_fill(taken, -torch.inf), share + (turn < more))
         taken.scatter_(1, picks, True)
-    return taken.nonzero()[:, 1].view(-1, keep)
+    return taken.nonzero()[:, 1].view(len(tokens), keep)
 
 
 def _rows(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
