@@ -1,8 +1,8 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
 Stages: `tower` (dense labels per patch, and several labels for the class token), `language` (projector and language
-model on pictures, the tower frozen), `films` (the same on clips as well), `joint` (everything), and at last a text
-encoder for the class token's space.
+model on pictures, the tower frozen), `joint` (everything, on pictures), `films` (clips as well, the tower frozen), and at
+last a text encoder for the class token's space.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
@@ -291,10 +291,10 @@ def _whole_answers(wrong: torch.Tensor, segment: torch.Tensor, family: torch.Ten
 
 
 PLANS = {
-    "tower": Plan(steps=400, size=32, tower=True, language=False),
-    "language": Plan(steps=700, size=16),
-    "films": Plan(steps=500, size=4, clips=2),
-    "joint": Plan(steps=0, size=16, clips=2, lr=0.01, tower=True),
+    "tower": Plan(steps=700, size=32, tower=True, language=False),
+    "language": Plan(steps=740, size=16),
+    "joint": Plan(steps=700, size=16, lr=0.01, tower=True),
+    "films": Plan(steps=1500, size=4, clips=2),
 }
 
 
