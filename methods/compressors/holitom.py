@@ -54,6 +54,8 @@ class HoliTom:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not least <= value <= most:
                 raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
+        if not isinstance(self.inner, bool):
+            raise ValueError(f"inner must be True or False, not {self.inner!r}")
         for name in ("neighbours", "layer"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1) and (name, value) != ("layer", None):
