@@ -26,7 +26,8 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     else:
         attention, metric = one_head(view)
         rank = attention.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
-        spacing = spacing_of(round(float(case["ratio_used"]), 6))  # stored as float32
+        share, exact = float(case["ratio_used"]), int(case["k"]) / n
+        spacing = spacing_of(exact if abs(share - exact) < 5e-7 else round(share, 6))  # stored as float32
         reduction = merge(attention, metric, rank, torch.tensor([int(case["k"])]), torch.tensor([spacing]))
     return {
         "kept_indices_in_order": reduction.anchor[0, :-1].numpy(),
