@@ -14,7 +14,8 @@ from ..results.records import SampleRecord
 from .bench import Bench, Observation, Opened, Quantity, failure, record_of
 from .contracts import Compressor, Output
 from .cost.closed_form import flops_to_first_token
-from .cost.flops import FlopCounter, selector_flops
+from .cost.compressor import reads_text, selector_flops
+from .cost.flops import FlopCounter
 from .models import ModelInfo, open_model
 from .models.base import Answer, Batch, Encoded
 from .models.published import load_config
@@ -35,7 +36,8 @@ class AnsweringBench(Bench):
             model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention, text_encoder=spec.text_encoder
         )
         self.config = load_config(model.ref)
-        self._selector: dict[str, int] = {}
+        self.encoder = model.text_encoder.config if model.text_encoder else None
+        self._selector: dict[object, int] = {}
         # The closed form of every record is held against the real class once: a gap is an error before any sample.
         FlopCounter(self.config).count(untouched(self.model.shape), 64)
 
@@ -127,6 +129,10 @@ class AnsweringBench(Bench):
     def _seen(self, cell: PlannedCell, opened: Opened, answer: Answer | Exception) -> Observation:
         if isinstance(answer, Exception):
             return Observation(failure(opened.sample, answer))
+        shapes = {
+            "images": len(opened.images), "behind": answer.text_behind, "segments": answer.segments,
+            "encoder": self.encoder,
+        }  # fmt: skip
         record = replace(
             record_of(opened.sample, "ok"),
             prediction=answer.text,
@@ -141,20 +147,22 @@ class AnsweringBench(Bench):
                 _schedule(cell),
                 answer.text_tokens,
                 answer.visual_tokens,
-                images=len(opened.images),
-                selector=self._selector_flops(cell),
+                selector=self._selector_flops(cell, answer.text_tokens, shapes),
+                **shapes,
             ),
         )
         return Observation(record, Output(text=answer.text, evidence=answer.evidence))
 
-    def _selector_flops(self, cell: PlannedCell) -> int:
-        """Counted once per cell: they depend on shapes alone."""
+    def _selector_flops(self, cell: PlannedCell, text_tokens: int, shapes: Mapping[str, Any]) -> int:
+        """Counted once per cell and number of images, and of text tokens where the method reads text."""
         compressor, schedule = _compressor(cell), _schedule(cell)
         if compressor is None or not schedule.stages:
             return 0
-        if cell.cell.work_id not in self._selector:
-            self._selector[cell.cell.work_id] = selector_flops(self.config, schedule, compressor)
-        return self._selector[cell.cell.work_id]
+        text = (text_tokens, shapes["behind"], shapes["segments"]) if reads_text(schedule) else ()
+        key = (cell.cell.work_id, shapes["images"], text)
+        if key not in self._selector:
+            self._selector[key] = selector_flops(self.config, schedule, compressor, text_tokens=text_tokens, **shapes)
+        return self._selector[key]
 
 
 def _free_memory() -> None:

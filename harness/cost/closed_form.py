@@ -55,6 +55,9 @@ def closed_form(
     *,
     layers: Sequence[int] | None = None,
     images: int = 1,
+    behind: int | None = None,
+    segments: int = 1,
+    encoder: PretrainedConfig | None = None,
     selector: int = 0,
 ) -> Flops:
     """The FLOPs of one prompt.
@@ -64,7 +67,10 @@ def closed_form(
         text_tokens: prompt tokens that are no visual tokens.
         layers: visual tokens of the whole prompt at every LLM layer, as executed; default: as the schedule promises.
         images: pictures in the prompt.
-        selector: the method's own FLOPs for one picture, from `flops.selector_flops`.
+        behind: text tokens behind the last picture; default all of them.
+        segments: of the question, as the text encoder is given it.
+        encoder: configuration of the text encoder, a CLIP, if there is one.
+        selector: the method's own FLOPs, from `selector.selector_flops`.
 
     Raises:
         Refusal: a vision tower or a signal that the formulas do not cover.
@@ -75,8 +81,11 @@ def closed_form(
     per_layer = llm.prefill_layers(text_tokens, counts)
     return Flops(
         vision=images * sum(vision_layers(config, schedule)),
-        projector=images * projector_flops(config, features(schedule)),
-        compressor=images * selector + signal_flops(config, schedule, text_tokens, counts, images=images),
+        projector=projector_flops(config, projected(schedule, counts[0], images)),
+        compressor=selector
+        + signal_flops(
+            config, schedule, text_tokens, counts, images=images, behind=behind, segments=segments, encoder=encoder
+        ),
         prefill=sum(per_layer) + llm.head(),
         decode_token=llm.decode(text_tokens, counts),
         per_layer=per_layer,
@@ -90,10 +99,16 @@ def flops_to_first_token(
     layers: Sequence[int],
     *,
     images: int = 1,
+    behind: int | None = None,
+    segments: int = 1,
+    encoder: PretrainedConfig | None = None,
     selector: int = 0,
 ) -> int:
     """Vision, projector, compressor and prefill of one sample; arguments and errors as in `closed_form`."""
-    return closed_form(config, schedule, text_tokens, layers=layers, images=images, selector=selector).to_first_token
+    return closed_form(
+        config, schedule, text_tokens, layers=layers, images=images, behind=behind, segments=segments, encoder=encoder,
+        selector=selector,
+    ).to_first_token  # fmt: skip
 
 
 def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_layer: Sequence[int]) -> int:
@@ -103,27 +118,87 @@ def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_
 
 
 def signal_flops(
-    config: PretrainedConfig, schedule: Schedule, text_tokens: int, visual: Sequence[int], *, images: int = 1
+    config: PretrainedConfig,
+    schedule: Schedule,
+    text_tokens: int,
+    visual: Sequence[int],
+    *,
+    images: int = 1,
+    behind: int | None = None,
+    segments: int = 1,
+    encoder: PretrainedConfig | None = None,
 ) -> int:
-    """Attention rows that are computed beside the model's kernel because a method reads them.
+    """What is computed beside the model because a method reads it: attention rows, queries and keys ahead of a layer,
+    and the text encoder. Keys, queries and tokens of what has run already are there anyway.
 
-    A row costs its products with all keys. Keys and tokens are there anyway.
+    Args:
+        visual: visual tokens of the whole prompt at every LLM layer; the rest as in `closed_form`.
 
     Raises:
         Refusal: a signal whose cost is not known.
     """
-    total = 0
+    after = text_tokens if behind is None else behind
+    at_projector = {name for s in schedule.stages if s.place == "projector" for name in s.reads}
+    total = sum(_tower_signal(config, schedule, name, images, segments, encoder) for name in at_projector)
     for stage in schedule.stages:
-        for signal in stage.reads:
-            kind = signal.partition("@")[0]
-            if kind == "class_attention":
-                rows, columns = patch_grid(config, schedule)
-                total += images * 2 * (rows * columns + 1) * config.vision_config.hidden_size
-            elif kind == "last_attention" and stage.layer:
-                total += 2 * (text_tokens + visual[stage.layer - 1]) * _Llm.of(config).queries
-            elif kind not in ("keys", "class_token", "evidence"):
-                raise Refusal(f"the cost of the signal {signal} is not known")
+        if stage.place == "decoder" and stage.layer:
+            seen = visual[stage.layer - 1]
+            total += _decoder_signals(_Llm.of(config), frozenset(stage.reads), text_tokens + seen, seen, after)
+        elif stage.place == "encoder" and (unknown := set(stage.reads) - {"keys"}):
+            raise Refusal(f"the cost of the signal {min(unknown)} is not known")
     return total
+
+
+_FREE_AT_PROJECTOR = frozenset({"keys", "class_token", "class_query", "features", "text_embeddings", "evidence"})
+_FREE_IN_DECODER = frozenset(
+    {
+        "keys", "text_keys", "normed", "text_normed", "entering", "text_embeddings", "prompt_queries", "prompt_keys",
+        "places",
+    }
+)  # fmt: skip
+
+
+def _tower_signal(
+    config: PretrainedConfig, schedule: Schedule, name: str, images: int, segments: int,
+    encoder: PretrainedConfig | None,
+) -> int:  # fmt: skip
+    kind, _, layer = name.partition("@")
+    width = config.vision_config.hidden_size
+    if kind in ("class_attention", "received_attention"):
+        tokens = tower_tokens(config, schedule)[int(layer)][0]
+        return images * 2 * tokens * width * (tokens if kind == "received_attention" else 1)
+    if kind in ("clip_patches", "clip_text"):
+        if encoder is None:
+            raise Refusal(f"the cost of the signal {name} is known only where a text encoder is named")
+        if kind == "clip_patches":
+            return images * 2 * features(schedule) * width * encoder.projection_dim
+        return segments * text_encoder_flops(encoder)
+    if kind not in _FREE_AT_PROJECTOR:
+        raise Refusal(f"the cost of the signal {name} is not known")
+    return 0
+
+
+def _decoder_signals(llm: _Llm, reads: frozenset[str], tokens: int, visual: int, behind: int) -> int:
+    """Of one cut: `tokens` arrive, `visual` of them visual; `behind` are text behind the last picture."""
+    row, query = 2 * tokens * llm.queries, 2 * llm.width * llm.queries
+    known = {
+        "last_attention": row, "text_attention": behind * row, "next_last_attention": row + query,
+        "next_text_attention": behind * (row + query), "next_visual_attention": visual * (row + query), "next_keys": 0,
+    }  # fmt: skip
+    if unknown := reads - known.keys() - _FREE_IN_DECODER:
+        raise Refusal(f"the cost of the signal {min(unknown)} is not known")
+    total = sum(known.get(name, 0) for name in reads)
+    if any(name.startswith("next_") for name in reads):
+        total += 2 * tokens * llm.width * llm.groups
+    return total
+
+
+def text_encoder_flops(encoder: PretrainedConfig) -> int:
+    """CLIP's text tower and projection on one segment of its full length."""
+    text = encoder.text_config
+    n, width = text.max_position_embeddings, text.hidden_size
+    layer = 8 * n * width**2 + 4 * n**2 * width + 4 * n * width * text.intermediate_size
+    return int(text.num_hidden_layers * layer + 2 * width * encoder.projection_dim)
 
 
 def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_tokens_per_layer: Sequence[int]) -> int:
@@ -156,9 +231,20 @@ def encoder_stages(schedule: Schedule) -> dict[int, Stage]:
 
 
 def features(schedule: Schedule) -> int:
-    """Visual tokens of one picture that reach the projector."""
+    """Visual tokens of one picture that the vision tower hands on."""
     before = [s.keep for s in schedule.stages if s.place in ("pixel", "encoder")]
     return before[-1] if before else schedule.full
+
+
+def projected(schedule: Schedule, entering: int, images: int = 1) -> int:
+    """Rows of all pictures of a prompt that pass the projector, `entering` visual tokens of which enter the LLM."""
+    at_projector = [s for s in schedule.stages if s.place == "projector"]
+    before = [s for s in at_projector if s.features]
+    behind = at_projector[len(before) :]
+    beside = images * any("class_token" in s.reads for s in behind)
+    if not before:
+        return images * features(schedule) + beside
+    return (images * before[-1].keep if behind else entering) + beside
 
 
 def tower_tokens(config: PretrainedConfig, schedule: Schedule) -> list[tuple[int, int]]:
@@ -200,7 +286,7 @@ def vision_layers(config: PretrainedConfig, schedule: Schedule) -> list[int]:
 
 
 def projector_flops(config: PretrainedConfig, tokens: int) -> int:
-    """The two-layer projector of the LLaVA kin, on the visual tokens of one picture."""
+    """The two-layer projector of the LLaVA kin, on that many rows."""
     chosen = config.vision_feature_layer
     width: int = config.vision_config.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
     out: int = config.get_text_config().hidden_size

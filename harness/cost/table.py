@@ -22,6 +22,7 @@ def cost_table(
     text_tokens: int = 64,
     convention: Convention = "mean",
     dtype: str = "bf16",
+    text_encoder: str | None = None,
 ) -> tuple[list[dict[str, object]], list[Refused]]:
     """One row per method and budget, and the combinations that cannot run with the reason.
 
@@ -31,6 +32,7 @@ def cost_table(
         budgets: as typed; what they count is the convention's matter.
         text_tokens: prompt tokens that are no visual tokens.
         dtype: of the KV cache.
+        text_encoder: a folder or hub id of a CLIP checkpoint, for methods that read one.
 
     Raises:
         UserError: an unknown method, model, dtype or budget; a budget above the full count; a compressor without a
@@ -38,7 +40,7 @@ def cost_table(
     """
     choices = {c.label: c for c in map(MethodChoice.parse, methods)}
     parsed = [Budget.parse(b) for b in budgets]
-    info = model_info(model)
+    info = model_info(model, text_encoder)
     check_budgets(parsed, [info])
     needy = [c.label for c in choices.values() if registry("methods").get(c.name).kind != "untouched"]
     if needy and not parsed:
@@ -46,6 +48,7 @@ def cost_table(
     config = load_config(model)
     kv_bytes(config, dtype, 0, ())  # so that a wrong dtype is told at once
     counter = FlopCounter(config)
+    encoder = info.text_encoder.config if info.text_encoder else None
     rows: list[dict[str, object]] = []
     refused: list[Refused] = []
     for choice in choices.values():
@@ -53,7 +56,7 @@ def cost_table(
         for budget in [None] if entry.kind == "untouched" else parsed:
             try:
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
-                flops = counter.count(schedule, text_tokens, compressor)
+                flops = counter.count(schedule, text_tokens, compressor, encoder)
             except Refusal as reason:
                 refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
                 continue

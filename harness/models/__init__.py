@@ -74,7 +74,11 @@ def model_shape(ref: str) -> tuple[ModelShape, FamilyInfo]:
     Raises:
         UserError: no configuration to be had, or a class that no family serves.
     """
-    config = load_config(ref)
+    return describe(load_config(ref), ref)
+
+
+def describe(config: PretrainedConfig, ref: str = "the model") -> tuple[ModelShape, FamilyInfo]:
+    """`model_shape` of a configuration that is at hand; `ref` names it in an error."""
     return _family(ref, config).describe(config)
 
 

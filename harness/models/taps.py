@@ -76,14 +76,13 @@ class Seen:
         Args:
             counted: [batch, places], which of them count in each batch row; default all.
         """
-        total: torch.Tensor | float = 0.0
+        total = self.rows([]).sum(2)
         for start in range(0, len(places), _CHUNK):
             rows = self.rows(places[start : start + _CHUNK])
             if counted is not None:
                 rows = rows * counted[:, None, start : start + _CHUNK, None]
             total = total + rows.sum(2)
-        assert isinstance(total, torch.Tensor)
-        return total / (len(places) if counted is None else counted.sum(1).clamp(min=1)[:, None, None])
+        return total / (max(len(places), 1) if counted is None else counted.sum(1).clamp(min=1)[:, None, None])
 
 
 class Probe(Seen):
@@ -118,7 +117,8 @@ class Probe(Seen):
 
     def _project(self, which: str, places: torch.Tensor | slice) -> torch.Tensor:
         attention, given = self._attention, self._normed[:, places]
-        states = getattr(attention, f"{which}_proj")(given).view(*given.shape[:2], -1, attention.head_dim)
+        states = getattr(attention, f"{which}_proj")(given)
+        states = states.unflatten(-1, (states.shape[-1] // attention.head_dim, attention.head_dim))
         if norm := getattr(attention, f"{which}_norm", None):
             states = norm(states)
         states = states.transpose(1, 2)

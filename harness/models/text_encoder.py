@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import UserError
-from .published import hub_revision, load_config
+from .published import hub_revision, load_config, local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +33,7 @@ class TextEncoderInfo:
     @cached_property
     def revision(self) -> str:
         """Digest of a local folder's weights and configuration, or the hub's commit."""
-        folder = Path(self.ref).expanduser()
-        if folder.is_dir():
+        if folder := local_folder(self.ref):
             from .loading import digest
 
             return digest(folder)

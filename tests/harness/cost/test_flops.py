@@ -8,7 +8,8 @@ from small_llava import SHAPE, small_config, small_siglip_config
 from toksweep.harness.contracts import Budget, ModelShape, Reduction, Stage
 from toksweep.harness.cost import flops as flops_module
 from toksweep.harness.cost.closed_form import closed_form
-from toksweep.harness.cost.flops import FlopCounter, FlopsMismatchError, selector_flops
+from toksweep.harness.cost.compressor import selector_flops
+from toksweep.harness.cost.flops import FlopCounter, FlopsMismatchError
 from toksweep.harness.models.published import load_config
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, resolve, untouched

@@ -1,0 +1,227 @@
+"""What a compressor costs: its own matrix products, and the signals that are computed because it reads them.
+
+Signals are counted on the meta device by the functions that compute them. What a method computes itself (similarities
+of tokens, say) runs for real, on random tensors of the real shapes, since its control flow may depend on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..contracts import Compressor, Stage, View
+from ..schedule import Schedule
+from . import closed_form as closed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+
+def on_meta(work: Callable[[torch.Tensor], object], shape: tuple[int, ...]) -> int:
+    """The FLOPs of `work` on a tensor of that shape, without computing anything."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        work(torch.empty(shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+
+def signals_on_meta(
+    config: PretrainedConfig, llm: Any, schedule: Schedule, text_tokens: int, encoder: PretrainedConfig | None
+) -> int:
+    """Of a prompt with one picture, all text behind it, and a question of one segment; `llm` is on the meta device."""
+    reads = {name for s in schedule.stages if s.place == "projector" for name in s.reads}
+    total = sum(_tower_signal(config, schedule, name, encoder) for name in reads)
+    for stage in schedule.stages:
+        if stage.place == "decoder" and stage.layer:
+            total += _decoder_signals(llm, stage, text_tokens, schedule.layers[stage.layer - 1])
+    return total
+
+
+def _tower_signal(config: PretrainedConfig, schedule: Schedule, name: str, encoder: PretrainedConfig | None) -> int:
+    import torch
+
+    vision, (kind, _, layer) = config.vision_config, name.partition("@")
+    if kind in ("class_attention", "received_attention"):
+        tokens, heads = closed.tower_tokens(config, schedule)[int(layer)][0], vision.num_attention_heads
+        work = partial(_mean_row, rows=tokens if kind == "received_attention" else 1)
+        return on_meta(work, (1, heads, tokens, vision.hidden_size // heads))
+    if kind in ("clip_patches", "clip_text") and encoder is not None:
+        if kind == "clip_text":
+            return _text_encoder(encoder)
+        project = torch.nn.Linear(vision.hidden_size, encoder.projection_dim, bias=False, device="meta")
+        return on_meta(project, (closed.features(schedule), vision.hidden_size))
+    return 0
+
+
+def _mean_row(query: torch.Tensor, rows: int, groups: int | None = None) -> torch.Tensor:
+    from ..models.taps import Seen
+
+    return Seen(query, query[:, :groups], None, 1.0, causal=False).mean_row(range(rows))
+
+
+def _text_encoder(encoder: PretrainedConfig) -> int:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(encoder, attn_implementation="eager", dtype=torch.float32)
+        ids = torch.zeros(1, encoder.text_config.max_position_embeddings, dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    return int(counter.get_total_flops())
+
+
+def _decoder_signals(llm: Any, stage: Stage, text_tokens: int, visual: int) -> int:
+    import torch
+
+    from ..models.taps import Probe
+
+    text, n = llm.config, text_tokens + visual
+    rows = {"last_attention": 1, "text_attention": text_tokens, "visual_attention": visual}
+    total = 0
+    for name in rows.keys() & set(stage.reads):
+        work = partial(_mean_row, rows=rows[name], groups=text.num_key_value_heads)
+        total += on_meta(work, (1, text.num_attention_heads, n, llm.layers[0].self_attn.head_dim))
+    ahead = [name.removeprefix("next_") for name in stage.reads if name.startswith("next_")]
+
+    def probe(tokens: torch.Tensor) -> None:
+        turns = llm.rotary_emb(tokens, torch.arange(n, device="meta")[None])
+        seen = Probe(llm.layers[stage.layer], tokens, turns, torch.ones(1, n, dtype=torch.bool, device="meta"))
+        for name in ahead:
+            seen.mean_row(range(rows.get(name, 0)))
+
+    return total + (on_meta(probe, (1, n, text.hidden_size)) if ahead else 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- selector
+
+
+def selector_flops(
+    config: PretrainedConfig, schedule: Schedule, compressor: Compressor, *, text_tokens: int = 0, images: int = 1,
+    behind: int | None = None, segments: int = 1, encoder: PretrainedConfig | None = None,
+) -> int:  # fmt: skip
+    """What a compressor's own matrix products cost at every cut of the schedule; arguments as in `closed_form`.
+
+    `reduce` runs on a CPU on random tensors of the real shapes; element-wise work, sorting and the merging itself are
+    no matrix products and show in latency only.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shapes = _Shapes(config, schedule, text_tokens, text_tokens if behind is None else behind, segments, encoder)
+    total, tokens = 0, schedule.full
+    for stage in schedule.stages:
+        if stage.place != "pixel" and tokens:
+            together = images if stage.joint else 1
+            view = shapes.view(stage, tokens, together)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                compressor.reduce(view, stage.keep * together)
+            total += int(counter.get_total_flops()) * (images // together)
+        tokens = stage.keep
+    return total
+
+
+def reads_text(schedule: Schedule) -> bool:
+    """Does the cost of the compressor's own products depend on the prompt's text?"""
+    return any("text" in name or name.startswith("prompt_") for stage in schedule.stages for name in stage.reads)
+
+
+class _Shapes:
+    """Random views with the shapes that a compressor would see."""
+
+    def __init__(
+        self, config: PretrainedConfig, schedule: Schedule, text_tokens: int, behind: int, segments: int,
+        encoder: PretrainedConfig | None,
+    ) -> None:  # fmt: skip
+        import torch
+
+        from ..models import describe
+
+        self.vision, self.text = config.vision_config, config.get_text_config()
+        self.shape = describe(config)[0]
+        self.grid = closed.patch_grid(config, schedule)
+        self.entering, self.text_tokens, self.behind, self.segments = schedule.entering, text_tokens, behind, segments
+        self.common = encoder.projection_dim if encoder else 1
+        chosen = config.vision_feature_layer
+        self.features = self.vision.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
+        self.generator = torch.Generator().manual_seed(0)
+
+    def view(self, stage: Stage, tokens: int, images: int) -> View:
+        """Of one image with `tokens` visual tokens, or of several with as many each."""
+        import torch
+
+        in_tower = stage.place == "encoder"
+        extra = int(self.shape.class_token) if in_tower or "class_token" in stage.reads else 0
+        n, width = images * tokens + extra, self.features if in_tower or stage.features else self.text.hidden_size
+        places = torch.arange(n)[None]
+        raster = places % (self.grid[0] * self.grid[1])
+        return View(
+            tokens=torch.randn(1, n, width, generator=self.generator),
+            grid=self.grid,
+            place=stage.place,
+            layer=stage.layer,
+            sizes=torch.ones(1, n),
+            origin=raster - extra if in_tower else torch.where(places < images * tokens, raster, -1),
+            signals={name: self._signal(name, stage, tokens, images, extra) for name in stage.reads},
+            generators=(self.generator,),
+            class_index=(0 if in_tower else tokens) if extra else None,
+            image=places // tokens if stage.joint else None,
+            shape=self.shape,
+        )
+
+    def _signal(self, name: str, stage: Stage, tokens: int, images: int, extra: int) -> torch.Tensor:
+        import torch
+
+        kind = name.partition("@")[0]
+        if name == "places":
+            return self.text_tokens + torch.arange(images * tokens)[None]
+        drawn = torch.randn(1, *self._dimensions(kind, stage, tokens, images, extra), generator=self.generator)
+        return drawn.softmax(-1) if kind.endswith("attention") else drawn
+
+    def _dimensions(self, kind: str, stage: Stage, tokens: int, images: int, extra: int) -> tuple[int, ...]:
+        if stage.place == "decoder":
+            return self._in_llm(kind.removeprefix("next_"), images * tokens, images * self.entering)
+        vision, heads = self.vision, self.vision.num_attention_heads
+        patches, head = self.grid[0] * self.grid[1], vision.hidden_size // heads
+        in_tower = tokens + extra if stage.place == "encoder" else patches + int(self.shape.class_token)
+        found: dict[str, tuple[int, ...]] = {
+            "keys": (heads, images * in_tower, head),
+            "class_query": (images, heads, head) if stage.joint else (heads, head),
+            "class_attention": (heads, images * patches),
+            "received_attention": (heads, images * patches),
+            "evidence": (images * patches,),
+            "features": (images * patches, self.features),
+            "class_token": (1, self.features if stage.features else self.text.hidden_size),
+            "clip_patches": (images * patches, self.common),
+            "clip_text": (self.segments, self.common),
+            "text_embeddings": (self.behind, self.text.hidden_size),
+        }
+        return found[kind]
+
+    def _in_llm(self, kind: str, visual: int, entering: int) -> tuple[int, ...]:
+        text = self.text
+        heads, groups, width = text.num_attention_heads, text.num_key_value_heads, text.hidden_size
+        head, prompt = getattr(text, "head_dim", None) or width // heads, self.text_tokens + visual
+        found: dict[str, tuple[int, ...]] = {
+            "last_attention": (heads, visual),
+            "visual_attention": (heads, visual),
+            "text_attention": (heads, self.behind, visual),
+            "keys": (groups, visual, head),
+            "text_keys": (groups, self.behind, head),
+            "prompt_keys": (groups, prompt, head),
+            "prompt_queries": (heads, prompt, head),
+            "normed": (visual, width),
+            "text_normed": (self.behind, width),
+            "entering": (entering, width),
+            "text_embeddings": (self.behind, width),
+        }
+        return found[kind]
