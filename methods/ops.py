@@ -381,6 +381,22 @@ def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
     return 1, 1
 
 
+def mixed(rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:
+    """A reduction whose rows keep the places of their anchors, and stand in that order, of one image or clip each.
+
+    Args:
+        rows: per batch row the weights [rows, n] of every source in every row, and the rows' anchors [rows].
+    """
+    orders = [anchors.argsort() for _, anchors in rows]
+    weights = torch.nn.utils.rnn.pad_sequence([w[o] for (w, _), o in zip(rows, orders, strict=True)], batch_first=True)
+    anchor = torch.nn.utils.rnn.pad_sequence(
+        [a[o] for (_, a), o in zip(rows, orders, strict=True)], batch_first=True, padding_value=-1
+    )
+    counts = torch.tensor([len(a) for _, a in rows])
+    batch, row, source = weights.nonzero(as_tuple=True)
+    return Reduction(weights.shape[2], counts, batch, row, source, weights[batch, row, source], anchor)
+
+
 def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of queries or keys, [..., n, d]; channel i turns with channel i + d/2."""
     first, second = tokens.chunk(2, -1)

@@ -1,0 +1,129 @@
+"""FastVID: salient tokens of every frame, and dense ones of a few frames that take in the rest of their segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import density_peaks, mixed, top
+
+
+@compressor(
+    "fastvid",
+    places=("projector",),
+    needs=("received_attention@-2",),
+    budget_kind="at_most",
+    stochastic=True,
+    merges=True,
+    paper="arXiv 2503.11187",
+    repository="LunarShen/FastVID",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class FastVID:
+    """Cut a clip into segments of alike frames; every frame keeps salient tokens, anchor frames contextual ones too.
+
+    Paper: FastVID: Dynamic Density Pruning for Fast Video Large Language Models, arXiv 2503.11187; authors' repository
+    LunarShen/FastVID. `view.tokens` [samples, frames * n, dim] are all frames of a clip. Segments are cut between
+    frames whose features have a cosine below `tau`, and at the `segments` - 1 lowest in any case. Of a frame's budget
+    a share `contextual` is pooled over its segment and given to every `stride`-th frame from the segment's end: there
+    the density peaks (4 neighbours) among the tokens that are not salient are anchors, and every token of the segment
+    that is not salient joins the most alike anchor of each such frame. A row is w * anchor + (1 - w) * mean, w the
+    larger of 1 / (members + 1) and `beta`, and stands where its anchor stood; all positions are kept.
+
+    Departs from the code: its features and scores of a frame come from SigLIP's pooling head, which other towers lack;
+    here they are, as in its variant for Qwen2.5-VL, the mean of a frame's tokens and the mean attention that a token
+    receives (`received_attention@-2` [samples, heads, frames * n]). Shares are rounded down, as there, so that fewer
+    than `keep` tokens may go on. Where an anchor frame has too few tokens for its share, on which the code fails, more
+    frames are anchors.
+    """
+
+    segments: int = 8
+    tau: float = 0.9
+    contextual: float = 0.4
+    stride: int = 4
+    beta: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("segments", "stride"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+        for name, least in (("tau", -1), ("contextual", 0), ("beta", 0)):
+            if not isinstance(value := getattr(self, name), int | float) or not least <= value <= 1:
+                raise ValueError(f"{name} must be a number from {least} to 1, not {value!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        return (Stage("projector", keep, reads=("received_attention@-2",), joint=True),)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        frames = 1 if view.image is None else int(view.image.max()) + 1
+        tokens = view.tokens.float().unflatten(1, (frames, -1))
+        attention = view["received_attention@-2"].float().mean(1).unflatten(1, (frames, -1))
+        each = keep // frames
+        noise = view.noise(frames, tokens.shape[2] - each + int(each * self.contextual))
+        clips = zip(tokens, tokens.mean(2), attention, noise, strict=True)
+        return mixed([self.clip(*clip, each) for clip in clips])
+
+    def clip(
+        self, tokens: torch.Tensor, features: torch.Tensor, attention: torch.Tensor, noise: torch.Tensor, each: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reduce one clip [frames, n, dim] to about `each` tokens per frame.
+
+        Args:
+            features: [frames, any]; attention: [frames, n]; noise: [frames, tokens that are not salient].
+
+        Returns:
+            The weights of every row, [rows, frames * n], and the rows' anchors.
+        """
+        frames, n, _ = tokens.shape
+        shared = int(each * self.contextual)
+        salient, room = top(attention, each - shared), n - each + shared
+        places = torch.arange(frames * n, device=tokens.device).view(frames, n)
+        other = torch.ones_like(places, dtype=torch.bool).scatter_(1, salient, False)
+        others, unit = places[other].view(frames, room), torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
+        peaks, _ = density_peaks(tokens.flatten(0, 1)[others], 4, noise)
+        ranked = others.gather(1, peaks.sort(dim=1, descending=True, stable=True).indices)
+        anchors = [places.gather(1, salient).flatten()]
+        rows = [torch.nn.functional.one_hot(anchors[0], frames * n).float()]
+        first = 0
+        for length in segments(features, self.segments, self.tau):
+            for frame, count in enumerate(self.shares(length, shared, room), first):
+                if count:
+                    pool = others[frame] if count == shared else others[first : first + length].flatten()
+                    anchors.append(ranked[frame, :count])
+                    rows.append(self.mix(unit, anchors[-1], pool))
+            first += length
+        return torch.cat(rows), torch.cat(anchors)
+
+    def shares(self, length: int, shared: int, room: int) -> list[int]:
+        """How many contextual tokens every frame of a segment holds, where each frame pays `shared` and has `room`."""
+        for stride in range(self.stride, 0, -1):
+            count = shared * length // ceil(length / stride)
+            if count <= room:
+                break
+        return [count if behind % stride == 0 else 0 for behind in range(length - 1, -1, -1)]
+
+    def mix(self, unit: torch.Tensor, anchors: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+        """Weights [anchors, tokens] of anchors that take in the most alike tokens of a pool; `unit` [tokens, dim]."""
+        nearest = (unit[pool] @ unit[anchors].T).argmax(1)
+        member = torch.nn.functional.one_hot(nearest, len(anchors)).T.float()
+        count = member.sum(1, keepdim=True)
+        own = (1 / (count + 1)).clamp(min=self.beta)
+        weights = unit.new_zeros(len(anchors), len(unit))
+        weights[:, pool] = (1 - own) * member / count.clamp(min=1)
+        weights[torch.arange(len(anchors)), anchors] += own[:, 0]
+        return weights
+
+
+def segments(features: torch.Tensor, fewest: int, tau: float) -> list[int]:
+    """Frames of every segment of [frames, dim]: cut at neighbours whose cosine is below tau, and at the lowest."""
+    alike = torch.nn.functional.cosine_similarity(features[:-1], features[1:], dim=-1)
+    cuts = alike < tau
+    cuts[alike.sort(stable=True).indices[: fewest - 1]] = True
+    ends = [*cuts.nonzero()[:, 0].tolist(), len(features) - 1]
+    return [end - before for before, end in pairwise([-1, *ends])]
