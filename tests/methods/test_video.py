@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from toksweep.harness.contracts import UserError, View
+from toksweep.harness.contracts import ModelShape, UserError, View
 from toksweep.harness.registry import registry
 from toksweep.methods.compressors.fastvid import FastVID, segments
+from toksweep.methods.compressors.prunevid import PruneVid, attended, contiguous, find_groups, spread
 
 
 def clip(frames=6, n=16, rows=2, dim=8, seed=0, alike=0.0):
@@ -84,3 +85,87 @@ def test_tokens_that_are_not_salient_live_on_in_anchors_of_their_segment():
 def test_a_setting_of_fastvid_that_makes_no_sense_is_refused(parameters):
     with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
         registry("methods").get("fastvid").build(parameters)
+
+
+@pytest.mark.parametrize(("labels", "want"), [
+    ("aaabbb", [3, 3]), ("aababb", [4, 2]), ("aabaacc", [5, 2]), ("abbbcc", [4, 2]), ("aaabaac", [7]),
+    ("abcd", [4]), ("a", [1]), ("aabbcaa", [2, 3, 2]),
+])  # fmt: skip
+def test_windows_are_the_longest_runs_of_clusters_and_what_joins_them(labels, want):
+    """aabbcaa: the left of equals; aabaacc: where a cluster is united, it is one window."""
+    assert contiguous(labels) == want
+
+
+@pytest.mark.parametrize("keep", [1, 3, 10, 29, 60, 70, 99])
+def test_clusters_spend_the_whole_budget_of_a_clip(keep):
+    sizes = [40, 3, 0, 12, 31, 14]
+    counts = spread(sizes, keep)
+    assert sum(counts) == min(keep, 100)
+    assert all(0 <= count <= size for count, size in zip(counts, sizes, strict=True))
+
+
+def test_small_groups_are_left_alone_where_half_is_kept():
+    assert spread([40, 14, 31, 3], 20 + 14 + 15 + 3) == [20, 14, 15, 3]
+
+
+def test_what_stands_still_is_static():
+    """Four frames alike but for places 3 and 5, then four others."""
+    tokens = clip(frames=2, rows=1, n=20, dim=16).tokens[0].view(2, 1, 20, 16).repeat(1, 4, 1, 1).flatten(0, 1)
+    tokens[:4, [3, 5]] = clip(frames=4, rows=1, n=2, dim=16, seed=1).tokens[0].view(4, 2, 16)
+    groups = find_groups(tokens, 0.8, 2, torch.rand(8, generator=torch.Generator().manual_seed(0)))
+    places = {(window.start, window.stop): where.tolist() for window, where in groups}
+    assert places[0, 4] == [i for i in range(20) if i not in (3, 5)]
+    assert places[1, 2] == [3, 5]
+    assert places[4, 8] == list(range(20))
+    assert places[6, 7] == []
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("keep", [6, 24, 50, 95])
+def test_prunevid_merges_in_the_order_of_frames_within_the_budget(keep, alike):
+    seen = clip(alike=alike)
+    reduction = PruneVid().reduce(seen, keep)
+    for row in range(2):
+        count = int(reduction.counts[row])
+        assert count <= keep
+        frames = (reduction.anchor[row, :count] // 16).tolist()
+        assert frames == sorted(frames)
+    assert torch.allclose(reduction.dense().sum(-1)[reduction.valid], torch.ones(int(reduction.counts.sum())))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("keep", [1, 57, 300, 575])
+def test_prunevid_enters_the_llm_with_what_its_second_stage_leaves(keep, alpha):
+    shape = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
+    door, inner = PruneVid(alpha=alpha).stages(keep, shape)
+    assert door.keep == min(round(keep / alpha), 576)
+    assert (inner.keep, inner.layer) == (keep, 11)
+    assert [s.keep for s in PruneVid(inner=False).stages(keep, shape)] == [keep]
+
+
+def test_every_frame_keeps_its_share_of_what_the_question_looks_at():
+    attention = torch.zeros(1, 2, 3, 10)
+    attention[0, 1, 2] = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.0, 0.3, 0.4, 0.7, 0.6, 0.5])
+    groups = torch.tensor([[0, 0, 0, 2, 2, 2, 2, 2, 2, 3]])
+    kept = attended(attention, groups, torch.tensor([[1, 0, 3, 0]]))
+    assert kept[0].nonzero()[:, 0].tolist() == [1, 3, 7, 8]
+
+
+@pytest.mark.parametrize("keep", [1, 4, 9, 23, 24])
+def test_the_second_stage_spends_the_budget_on_frames_of_unequal_counts(keep):
+    image = torch.tensor([0] * 11 + [2] * 3 + [3] * 10).expand(2, -1)
+    attention = torch.rand(2, 4, 5, 24, generator=torch.Generator().manual_seed(0))
+    seen = View(torch.zeros(2, 24, 4), (4, 4), "decoder", 11, signals={"text_attention": attention}, image=image)
+    reduction = PruneVid().reduce(seen, keep)
+    assert reduction.counts.tolist() == [keep, keep]
+    for row in range(2):
+        kept = reduction.describe(row)
+        assert kept == sorted(kept)
+        held = image[row, kept].bincount(minlength=4)
+        assert all(abs(int(h) - n * keep / 24) < 1 for h, n in zip(held, (11, 0, 3, 10), strict=True))
+
+
+@pytest.mark.parametrize("parameters", [{"tau": 2}, {"alpha": 0}, {"layer": 0}])
+def test_a_setting_of_prunevid_that_makes_no_sense_is_refused(parameters):
+    with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
+        registry("methods").get("prunevid").build(parameters)

@@ -1,0 +1,187 @@
+"""PruneVid: average what stands still over windows of frames, cluster the rest, keep what the question looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from ...harness.contracts import ModelShape, Reduction, Stage, View
+from ...harness.registry import compressor
+from ..ops import dpc_knn
+
+NEIGHBOURS, FEW = 7, 14
+"""Of a density; tokens that are too few to be clustered."""
+
+Group = tuple[slice, torch.Tensor]
+"""Frames that are averaged, and the places in them."""
+
+
+@compressor(
+    "prunevid",
+    places=("projector", "decoder"),
+    needs=("text_attention",),
+    budget_kind="at_most",
+    stochastic=True,
+    merges=True,
+    keeps_order=False,
+    paper="arXiv 2412.16117",
+    repository="Visual-AI/PruneVid",
+    verified="selection",
+)
+@dataclass(frozen=True)
+class PruneVid:
+    """Windows of alike frames; their static places are averaged, and static and each frame's other tokens clustered.
+
+    Paper: PruneVid: Visual Token Pruning for Efficient Video Large Language Models, arXiv 2412.16117; authors'
+    repository Visual-AI/PruneVid. `view.tokens` [samples, frames * n, dim] are all frames of a clip. Frames are
+    clustered by density peaks of their means, a quarter as many clusters as frames, and made contiguous. Places whose
+    mean cosine over pairs of frames exceeds `tau` are static, and averaged over their window. Static tokens of a window
+    and the other tokens of each frame are clustered by density peaks, to half of them, where they are more than 14.
+    Rows: static tokens of a window, which count as its first frame's, then the others frame by frame; clusters in the
+    order of their score. Positions are renumbered.
+
+    After LLM layer 10 of 32 (scaled; `layer` is the first on fewer tokens) a share `alpha` of every frame's tokens
+    stays, those that any head of any word behind the clip looks at most (`text_attention` [samples, heads, t, n]);
+    positions are kept. `inner=False` leaves this out. `keep` is counted after it.
+
+    Departs from the code: the share that clusters leave follows from the budget, what rounding leaves over goes to the
+    groups (in the LLM: frames) that lost most by it, and below a half small groups shrink as well. In the LLM a
+    window's static tokens share the budget of its first frame, where the authors rank them apart (`attended` can do
+    both), and the caches of earlier layers stay whole, where the authors cut them too.
+    """
+
+    tau: float = 0.8
+    alpha: float = 0.4
+    layer: int | None = None
+    inner: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("tau", -1), ("alpha", 0.01)):
+            if not isinstance(value := getattr(self, name), int | float) or not least <= value <= 1:
+                raise ValueError(f"{name} must be a number from {least} to 1, not {value!r}")
+        if self.layer is not None and (not isinstance(self.layer, int) or self.layer < 1):
+            raise ValueError(f"layer must be a whole number from 1, not {self.layer!r}")
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        if not self.inner:
+            return (Stage("projector", keep, joint=True),)
+        layer = shape.scale(11, of=32) if self.layer is None else self.layer
+        entering = Stage("projector", min(round(max(keep, 1) / self.alpha), shape.tokens), joint=True)
+        return (entering, Stage("decoder", keep, layer=layer, reads=("text_attention",), joint=True))
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        size, n, _ = view.tokens.shape
+        image = view.tokens.new_zeros(size, n).long() if view.image is None else view.image
+        if view.place == "decoder":
+            shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
+            counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
+            kept = attended(view["text_attention"].float(), image, counts)
+            return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="keep")
+        frames = int(image.max()) + 1
+        noise = view.noise(1 + 2 * frames, max(frames, n // frames))
+        clips = []
+        for clip, draws in zip(view.tokens.float().unflatten(1, (frames, -1)), noise, strict=True):
+            groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
+            counts = spread([len(places) for _, places in groups], keep)
+            given = iter(draws[1:])
+            clips.append(cluster(clip, groups, counts, lambda count, given=given: next(given)[:count]))
+        rows, weights, anchors = zip(*clips, strict=True)
+        anchor = torch.nn.utils.rnn.pad_sequence(list(anchors), batch_first=True, padding_value=-1)
+        return Reduction.merge(
+            torch.stack(rows), torch.stack(weights), anchor=anchor, normalize=False, position="renumber"
+        )
+
+
+def attended(attention: torch.Tensor, groups: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The most attended tokens of every group: attention [batch, heads, t, n], groups [batch, n] and how many of each
+    to keep [batch, groups], to [batch, n] True where a token stays."""
+    order = attention.amax((1, 2)).sort(dim=-1, descending=True, stable=True).indices
+    order = order.gather(1, groups.gather(1, order).sort(dim=-1, stable=True).indices)
+    sizes = torch.nn.functional.one_hot(groups, counts.shape[1]).sum(1)
+    sorted_groups = groups.gather(1, order)
+    rank = torch.arange(groups.shape[1], device=groups.device) - (sizes.cumsum(1) - sizes).gather(1, sorted_groups)
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order, rank < counts.gather(1, sorted_groups))
+
+
+def find_groups(clip: torch.Tensor, tau: float, windows: int, noise: torch.Tensor) -> list[Group]:
+    """The groups of a clip [frames, n, dim]: per window its static places, then the others of every frame."""
+    labels, _ = dpc_knn(clip.mean(1)[None], max(windows, 1), NEIGHBOURS, noise[None])
+    found, first = [], 0
+    for length in contiguous(labels[0].tolist()):
+        last = first + length
+        unit = torch.nn.functional.normalize(clip[first:last], dim=-1)
+        pairs = unit.sum(0).square().sum(-1) - length  # the sum over frames i and j != i of their cosine
+        still = pairs > tau * length * (length - 1) if length > 1 else torch.zeros_like(pairs, dtype=torch.bool)
+        found.append((slice(first, last), still.nonzero()[:, 0]))
+        found += [(slice(frame, frame + 1), (~still).nonzero()[:, 0]) for frame in range(first, last)]
+        first = last
+    return found
+
+
+def contiguous(labels: Sequence[int]) -> list[int]:
+    """Lengths of windows: a cluster's longest runs of two frames or more stay, the others join the longer neighbour.
+
+    They do so from left to right, to the left of equals, and runs of one cluster that meet by that are one.
+    """
+    runs = [[label, len(list(run))] for label, run in groupby(labels)]
+    longest = {label: max(length for other, length in runs if other == label) for label, _ in runs}
+    stays = [length > 1 and length == longest[label] for label, length in runs]
+    while len(runs) > 1 and not all(stays):
+        at = stays.index(False)
+        left, right = runs[at - 1][1] if at else 0, runs[at + 1][1] if at + 1 < len(runs) else 0
+        runs[at - 1 if left >= right else at + 1][1] += runs[at][1]
+        del runs[at], stays[at]
+        if 0 < at < len(runs) and runs[at - 1][0] == runs[at][0]:
+            runs[at - 1][1] += runs[at][1]
+            stays[at - 1] = stays[at - 1] or stays[at]
+            del runs[at], stays[at]
+    return [length for _, length in runs]
+
+
+def spread(sizes: Sequence[int], keep: int) -> list[int]:
+    """How many clusters each group gets: one share of all, whose leftover goes to those that rounding cost most."""
+    if sum(sizes) <= keep:
+        return list(sizes)
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        share = (low + high) / 2
+        low, high = (share, high) if sum(_fewer(s, share) for s in sizes) <= keep else (low, share)
+    counts = [_fewer(size, low) for size in sizes]
+    lost = sorted(range(len(sizes)), key=lambda i: counts[i] - low * sizes[i])
+    while sum(counts) < keep:
+        for i in lost:
+            if counts[i] < sizes[i] and sum(counts) < keep:
+                counts[i] += 1
+    return counts
+
+
+def _fewer(size: int, share: float) -> int:
+    return size if size <= FEW and share >= 0.5 else int(size * share)
+
+
+def cluster(
+    clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], draw: Callable[[int], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Merge the groups of a clip [frames, n, dim] to as many clusters each, with `draw` giving uniform noise.
+
+    Returns:
+        rows: [frames * n] the row of every token, -1 for none; weights: [frames * n]; anchors: [rows].
+    """
+    frames, n, _ = clip.shape
+    rows = torch.full((frames, n), -1, dtype=torch.long, device=clip.device)
+    weights, anchors = torch.ones_like(rows, dtype=torch.float32), []
+    for (window, places), count in zip(groups, counts, strict=True):
+        mine = centres = torch.arange(len(places), device=clip.device)
+        if count == 0:
+            continue
+        if count < len(places):
+            noise = draw(len(places))[None]
+            mine, centres = (t[0] for t in dpc_knn(clip[window, places].mean(0)[None], count, NEIGHBOURS, noise))
+        rows[window, places] = mine + sum(len(a) for a in anchors)
+        weights[window, places] = 1 / ((window.stop - window.start) * torch.bincount(mine)[mine])
+        anchors.append(window.start * n + places[centres])
+    return rows.flatten(), weights.flatten(), torch.cat(anchors)
