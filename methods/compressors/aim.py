@@ -39,8 +39,8 @@ class Aim:
     Departs from the code: it masks what it drops, here it is removed. The first ranking is the same. In later ones the
     code's dropped tokens, though seen by none, still hand the share that they start with on to those that they see;
     here they are gone, and kept sets may differ (by 3 of 48 at the second cut of the authors' model with 64 tokens, by
-    none with 16). Its new tokens lose their positions from the second decoding step on (a mask is overwritten), which is
-    not reproduced.
+    none with 16). Its new tokens lose their positions from the second decoding step on (a mask is overwritten), which
+    is not reproduced.
     """
 
     prune: bool = True
