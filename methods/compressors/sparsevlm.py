@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def rate(attention: torch.Tensor, raters: torch.Tensor, heads: int | None = None
 def rotated_ones(distance: torch.Tensor, dim: int, theta: float) -> torch.Tensor:
     """Inner products of vectors of ones after rotary embedding, places apart by `distance`, over sqrt(dim)."""
     frequency = theta ** (-torch.arange(dim // 2, device=distance.device) / (dim // 2))
-    return 2 * (distance[..., None] * frequency).cos().sum(-1) / dim**0.5
+    return 2 * (distance[..., None] * frequency).cos().sum(-1) / sqrt(dim)
 
 
 def clustered(n: int, whole: int) -> tuple[int, int]:

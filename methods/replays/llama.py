@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 
 
@@ -16,7 +18,8 @@ def queries_and_keys(
     cos, sin = angle.cos(), angle.sin()
 
     def rotate(weight: torch.Tensor) -> torch.Tensor:
-        first, second = (normed @ weight.mT).view(n, heads, 2 * half).transpose(0, 1).split(half, -1)
+        split = (normed @ weight.mT).view(n, heads, 2, half).transpose(0, 1)
+        first, second = split[:, :, 0], split[:, :, 1]
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
     return rotate(wq), rotate(wk)
@@ -24,6 +27,6 @@ def queries_and_keys(
 
 def attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Causal attention after the softmax, [heads, n, n]."""
-    logits = query @ key.mT / query.shape[-1] ** 0.5
+    logits = query @ key.mT / sqrt(query.shape[-1])
     ahead = torch.ones_like(logits[0], dtype=torch.bool).triu(1)
     return logits.masked_fill(ahead, -torch.inf).softmax(-1)
