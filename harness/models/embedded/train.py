@@ -1,8 +1,8 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
-Stages: `tower` (dense labels per patch, and several labels for the class token), `language` (projector and language
-model on pictures, the tower frozen), `joint` (everything, on pictures), `films` (clips as well, the tower frozen), and at
-last a text encoder for the class token's space.
+Stages: `tower` (dense labels per patch, and several labels for the class token), then with the tower frozen `language`
+(projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again) and
+`films` (clips as well); and at last a text encoder for the class token's space.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
@@ -44,6 +44,8 @@ class Plan:
     warmup: int = 30
     clips: int = 0
     """Clips of every step, beside the scenes."""
+    kind: str = "scenes"
+    """Of the pictures: `patches`, `scenes` or `places`; see `batches.Stream`."""
     tower: bool = False
     language: bool = True
     """What learns: the vision tower, the projector and the language model."""
@@ -150,7 +152,7 @@ class Trainer:
             self.stage, self.step, self.optimisers = stage, 0, self._optimisers(plan)
         saved = shown = time.monotonic()
         steps = range(self.step, plan.steps)
-        sizes = {"scenes" if plan.language else "patches": plan.size, "clips": plan.clips}
+        sizes = {plan.kind: plan.size, "clips": plan.clips}
         streams = {
             kind: batches.batches(kind, size, "train", steps, offset=offset, workers=self.workers, share=self.share)
             for kind, size in sizes.items()
@@ -291,9 +293,10 @@ def _whole_answers(wrong: torch.Tensor, segment: torch.Tensor, family: torch.Ten
 
 
 PLANS = {
-    "tower": Plan(steps=700, size=32, tower=True, language=False),
+    "tower": Plan(steps=700, size=32, tower=True, language=False, kind="patches"),
     "language": Plan(steps=740, size=16),
-    "joint": Plan(steps=700, size=16, lr=0.01, tower=True),
+    "places": Plan(steps=160, size=16, kind="places"),
+    "scenes": Plan(steps=600, size=16),
     "films": Plan(steps=1500, size=4, clips=2),
 }
 
