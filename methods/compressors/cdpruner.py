@@ -15,7 +15,7 @@ from ..ops import dpp_map
     needs=("clip_patches", "clip_text"),
     paper="arXiv 2506.10967",
     repository="Theia-4869/CDPruner",
-    verified="selection",
+    verified="wiring",
 )
 def cdpruner(view: View, keep: int) -> Reduction:
     """Choose the likeliest set of a determinantal point process whose kernel is likeness times relevance, greedily.

@@ -18,7 +18,7 @@ from ..ops import absorb, behind_class_token, top
     keeps_order=False,
     paper="arXiv 2602.18846",
     repository="AMD-AGI/DUET-VLM",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class DuetVLM:

@@ -13,7 +13,7 @@ from ..ops import top
     needs=("class_attention@-2",),
     paper="arXiv 2412.01818",
     repository="Theia-4869/FasterVLM",
-    verified="selection",
+    verified="wiring",
 )
 def fastervlm(view: View, keep: int) -> Reduction:
     """Keep the tokens with the highest attention of the class token, averaged over heads, in raster order.

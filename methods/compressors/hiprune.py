@@ -17,7 +17,7 @@ from ..ops import top
     needs=("received_attention",),
     paper="arXiv 2508.00553",
     repository="Danielement321/HiPrune",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class HiPrune:

@@ -18,7 +18,7 @@ from ..ops import top
     budget_kind="at_most",
     paper="arXiv 2408.10945",
     repository="hasanar1f/HiRED",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class HiRED:

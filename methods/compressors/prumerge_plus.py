@@ -20,7 +20,7 @@ from ..ops import absorb_neighbours, one_head, outliers
     keeps_order=False,
     paper="arXiv 2403.15388",
     repository="42Shawn/LLaVA-PruMerge",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class PruMergePlus:

@@ -15,7 +15,7 @@ from ..ops import top
     needs=("next_last_attention",),
     paper="arXiv 2410.17247",
     repository="Cooperx521/PyramidDrop",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class PyramidDrop:

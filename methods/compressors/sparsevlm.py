@@ -27,7 +27,7 @@ TABLES = {
     keeps_order=False,
     paper="arXiv 2410.04417",
     repository="Gumpest/SparseVLMs",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class SparseVLM:

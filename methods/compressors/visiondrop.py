@@ -21,7 +21,7 @@ POWERS = tuple(log(count / 576) / log(19 / 576) for count in (48, 35, 26, 19))
     keeps_order=False,
     paper="arXiv 2506.22283",
     repository="Ruixxxx/VisionDrop",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class VisionDrop:

@@ -17,7 +17,7 @@ from ..ops import absorb, behind_class_token
     keeps_order=False,
     paper="arXiv 2412.04467",
     repository="dvlab-research/VisionZip",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class VisionZip:

@@ -16,7 +16,7 @@ from ...harness.registry import compressor
     needs=("class_attention@-2", "features"),
     paper="arXiv 2412.01818",
     repository="Theia-4869/VisPruner",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class VisPruner:

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.cdpruner import cdpruner
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -22,3 +23,8 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     reduction = cdpruner(view, int(case["k"]))
     kept = np.asarray(reduction.describe(0), dtype=np.int64)
     return {"kept_indices": kept, "output_features": reduction.apply(features)[0].numpy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it: `arg_k` tokens."""
+    return Fixed.of("cdpruner", int(case["arg_k"]))

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.duet_vlm import DuetVLM
+from .given import Fixed
 from .llama import attention, queries_and_keys
 from .visionzip import describe, vision_view
 
@@ -45,3 +46,15 @@ def _language(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[f"stage{stage}/output_features"] = hidden.numpy()
         found[f"stage{stage}/output_position_ids"] = np.arange(len(hidden))
     return found
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it, in front of the LLM too where it has a tower."""
+    layers = tuple(case["arg_layer_list"].tolist())
+    shares = tuple(round(share, 6) for share in case["arg_image_token_ratio_list"].tolist()[1:])  # stored as float32
+    if "arg_dominant" not in case:
+        full = int(case["visual_end"]) - int(case["visual_start"])
+        return Fixed.of("duet_vlm", full, layers=layers, shares=shares)
+    contextual = int(case["arg_contextual"])
+    keep, width = int(case["arg_dominant"]) + contextual, int(case["arg_cluster_width"])
+    return Fixed.of("duet_vlm", keep, contextual=contextual / keep, width=width, layers=layers, shares=shares)

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.fastervlm import fastervlm
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -18,3 +19,8 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     reduction = fastervlm(View(features, (1, features.shape[1]), "projector", signals=signals), int(case["k"]))
     kept = np.asarray(reduction.describe(0), dtype=np.int64)
     return {"kept_indices": kept, "output_features": reduction.apply(features)[0].numpy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it: `arg_k` tokens."""
+    return Fixed.of("fastervlm", int(case["arg_k"]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from ...harness.contracts import View
+from ...harness.contracts import Reduction, View
 from ..compressors.fastv import FastV
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -27,3 +28,26 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     kept = np.asarray(reduction.describe(0), dtype=np.int64)
     sequence = np.concatenate([np.arange(start), start + kept, np.arange(start + n, attention.shape[1])])
     return {"kept_indices": kept, "kept_sequence_indices": sequence, "position_ids": sequence.copy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it."""
+    return Fixed.of("fastv", int(case["arg_k"]), layer=int(case["arg_K"]))
+
+
+def told(
+    case: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], calls: Sequence[tuple[View, Reduction]]
+) -> dict[str, np.ndarray]:
+    """What the authors' mode that masks keys and shortens nothing says of the same cut."""
+    if str(case["arg_mode"]) != "mask":
+        return {}
+    layers, full = len(found["layer_input_length"]), int(found["layer_input_length"][0])
+    n = int(case["visual_end"]) - int(case["visual_start"])
+    return {
+        "layer_input_length": np.full(layers, full),
+        "length_after_layer": np.full(layers, full),
+        "position_ids": np.tile(np.arange(full), (layers, 1)),
+        "num_cuts": np.asarray(0),
+        "masked_visual": np.setdiff1d(np.arange(n), found["cut0/kept_visual"]),
+        "layers_masked": (np.arange(layers) >= int(case["arg_K"])).astype(np.int64),
+    }

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.hiprune import HiPrune
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -34,3 +35,9 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _decimal(value: np.ndarray) -> float:
     """Ratios are stored as float32."""
     return round(float(value), 6)
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it; shares are stored as float32."""
+    alpha, layer = round(float(case["arg_alpha"]), 6), int(case["arg_object_layer_1based"])
+    return Fixed.of("hiprune", int(case["arg_k"]), alpha=alpha, object_layer=layer)

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.hired import HiRED
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -29,3 +30,10 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     )  # fmt: skip
     kept = HiRED(alpha).reduce(view, int(crops * n * rate)).dense().sum(1).long().view(crops, n)
     return {"kept_mask": kept.numpy(), "kept_per_partition": kept.sum(-1).numpy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed | None:
+    """The method as a whole model's case asks for it: `arg_k` tokens. A LLaVA-NeXT, which has crops, is not rerun."""
+    if "grid_rows_columns" in case:
+        return None
+    return Fixed.of("hired", int(case["arg_k"]))

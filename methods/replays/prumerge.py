@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from ...harness.contracts import View
+from ...harness.contracts import Reduction, View
 from ..compressors.prumerge import PruMerge
 from ..compressors.prumerge_plus import PruMergePlus, merge, spacing_of
 from ..ops import one_head
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -33,3 +35,23 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "kept_indices_in_order": reduction.anchor[0, :-1].numpy(),
         "output_features": reduction.apply(view.tokens)[0].numpy(),
     }
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """PruMerge as a whole model's case asks for it: a count, which the extra row adds to, or none."""
+    return wired_as("prumerge", case)
+
+
+def wired_as(name: str, case: Mapping[str, np.ndarray]) -> Fixed:
+    """PruMerge or PruMerge+ as a whole model's case asks for it."""
+    if "arg_k" in case:
+        return Fixed.of(name, int(case["arg_k"]) + 1)
+    vision = json.loads(str(case["vision_config"]))
+    return Fixed.of(name, (vision["image_size"] // vision["patch_size"]) ** 2, adaptive=True)
+
+
+def told(
+    case: Mapping[str, np.ndarray], found: object, calls: Sequence[tuple[View, Reduction]]
+) -> dict[str, np.ndarray]:
+    """The patch behind every row but the extra one."""
+    return {"centre_indices": calls[0][1].anchor[0, :-1].numpy()}

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.pyramiddrop import PyramidDrop
+from .given import Fixed
 from .llama import attention, queries_and_keys
 
 
@@ -32,3 +33,10 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[f"stage{stage}/output_features"] = hidden.numpy()
         found[f"stage{stage}/output_position_ids"] = np.arange(len(hidden))
     return found
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it; shares are stored as float32."""
+    full = int(case["visual_end"]) - int(case["visual_start"])
+    left = [int(full * round(share, 6)) for share in case["arg_image_token_ratio_list"].tolist()[1:]]
+    return Fixed.of("pyramiddrop", left[-1], left, layers=tuple(case["arg_layer_list"].tolist()))

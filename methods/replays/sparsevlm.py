@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from ...harness.contracts import Reduction, View
-from ..compressors.sparsevlm import clustered, find_raters, rate, recycle
+from ...harness.contracts import Compressor, ModelShape, Reduction, Stage, View
+from ..compressors.sparsevlm import SparseVLM, clustered, find_raters, rate, recycle
 from ..ops import dpc_knn, top
-
-
-@dataclass(frozen=True)
-class Given(View):
-    """A view whose random draws are those of the case."""
-
-    draws: torch.Tensor | None = None
-
-    def noise(self, *shape: int) -> torch.Tensor:
-        assert self.draws is not None and self.draws.shape == shape
-        return self.draws[None]
+from .given import Given
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -48,7 +38,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             reduction = Reduction.keep(top(scores, whole), n)
         else:
             draws = torch.from_numpy(case[f"layer{layer}/density_noise"])
-            view = Given(tokens, (1, n), "decoder", draws=draws)
+            view = Given(tokens, (1, n), "decoder", draws=iter([draws]))
             reduction = recycle(view, scores, whole, whole + clustered(n, whole)[1])
         mask = np.zeros(n, dtype=np.int64)
         mask[reduction.anchor[0, :whole].numpy()] = 1
@@ -65,3 +55,45 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[f"layer{layer}/output"] = hidden[0].numpy()
         found[f"layer{layer}/position_ids"] = position
     return found
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Compressor:
+    """The method as a whole model's case asks for it; its layers are those that have just run."""
+    version = 2 if str(case["arg_version"]) == "2_0" else 1
+    draws = [torch.from_numpy(case[name]) for name in sorted(case) if name.startswith("density_noise/")]
+    layers = tuple(layer + 1 for layer in case["arg_pruning_layers"].tolist())
+    return Scheduled(SparseVLM(version=version, layers=layers), tuple(case["arg_keep_schedule"].tolist()), iter(draws))
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """SparseVLM with the number of tokens that each cut keeps as they are, and recorded draws."""
+
+    method: SparseVLM
+    whole: tuple[int, int, int]
+    draws: Iterator[torch.Tensor]
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        n, found = shape.tokens, []
+        for cut, whole in zip(self.method.stages(shape.tokens, shape), self.whole, strict=True):
+            whole = min(whole, n - 1)
+            n = whole + (clustered(n, whole)[1] if self.method.version == 1 else 0)
+            found.append(replace(cut, keep=n))
+        return tuple(found)
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        if self.method.version == 2:
+            return self.method.reduce(view, keep)
+        assert self.method.layers is not None
+        whole = self.whole[self.method.layers.index(view.layer or 0)]
+        scores = rate(view["text_attention"].float(), find_raters(view["entering"], view["text_embeddings"]))
+        given = Given(**{f.name: getattr(view, f.name) for f in fields(view)}, draws=self.draws)
+        return recycle(given, scores, min(whole, scores.shape[1] - 1), keep)
+
+
+def told(
+    case: Mapping[str, np.ndarray], found: object, calls: Sequence[tuple[View, Reduction]]
+) -> dict[str, np.ndarray]:
+    """Which words rate."""
+    view = calls[0][0]
+    return {"text_raters": find_raters(view["entering"], view["text_embeddings"])[0].nonzero()[:, 0].numpy()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ...harness.contracts import View
+from ...harness.contracts import Compressor, ModelShape, Reduction, Stage, View
 from ..compressors.visiondrop import VisionDrop
 from .llama import attention, queries_and_keys
 
@@ -34,3 +35,27 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[f"stage{stage}/output_features"] = hidden.numpy()
         found[f"stage{stage}/output_position_ids"] = np.arange(len(hidden))
     return found
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Compressor:
+    """The method as a whole model's case asks for it: its own counts, merged ones among them, at every cut."""
+    door, *inside = map(tuple, case["arg_stage_dominant_contextual"].tolist())
+    if "arg_dominant" in case:
+        door = (int(case["arg_dominant"]), int(case["arg_contextual"]))
+    return Staged(tuple(case["arg_layer_list"].tolist()), (door, *inside))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """VisionDrop with pairs of counts (as they are, merged): in front of the LLM, then before each of `layers`."""
+
+    layers: tuple[int, int, int]
+    counts: tuple[tuple[int, int], ...]
+
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        cuts = VisionDrop(self.layers).stages(keep, shape)
+        return tuple(replace(cut, keep=sum(counts)) for cut, counts in zip(cuts, self.counts, strict=True))
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        cut = 0 if view.layer is None else 1 + self.layers.index(view.layer)
+        return VisionDrop(self.layers, contextual=self.counts[cut][1] / keep).reduce(view, keep)

@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.visionzip import VisionZip
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -34,3 +35,10 @@ def describe(view: View, rows: torch.Tensor, dominant: torch.Tensor) -> dict[str
     """The arrays of a case: dominant tokens counted from the class token, and the rows."""
     places = (dominant + 1) % view.tokens.shape[1]
     return {"dominant_indices_with_cls": places.numpy(), "output_features": rows.numpy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it."""
+    contextual = int(case["arg_contextual"])
+    keep = int(case["arg_dominant"]) + contextual
+    return Fixed.of("visionzip", keep, contextual=contextual / keep)

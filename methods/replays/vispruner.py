@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import View
 from ..compressors.vispruner import VisPruner
+from .given import Fixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -20,3 +21,8 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     reduction = VisPruner(share).reduce(view, int(case["k"]))
     kept = np.asarray(reduction.describe(0), dtype=np.int64)
     return {"kept_indices": kept, "output_features": reduction.apply(features)[0].numpy()}
+
+
+def wired(case: Mapping[str, np.ndarray]) -> Fixed:
+    """The method as a whole model's case asks for it; shares are stored as float32."""
+    return Fixed.of("vispruner", int(case["arg_k"]), important=round(float(case["arg_important_ratio"]), 6))

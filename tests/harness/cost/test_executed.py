@@ -11,7 +11,6 @@ from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 from torch.utils.flop_counter import FlopCounterMode
 
-
 ITERATING = {"centerclip", "vqtoken"}
 """Methods whose number of products depends on the values that they cluster."""
 
