@@ -18,7 +18,6 @@ from ..ops import density_peaks, mixed, top
     places=("projector",),
     needs=("received_attention@-2",),
     budget_kind="at_most",
-    stochastic=True,
     merges=True,
     paper="arXiv 2503.11187",
     repository="LunarShen/FastVID",

@@ -14,7 +14,6 @@ from ..ops import dpc_knn
 @compressor(
     "ppe",
     places=("projector",),
-    stochastic=True,
     merges=True,
     keeps_order=False,
     paper="arXiv 2510.22936",

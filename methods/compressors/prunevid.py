@@ -24,7 +24,6 @@ Group = tuple[slice, torch.Tensor]
     places=("projector", "decoder"),
     needs=("text_attention",),
     budget_kind="at_most",
-    stochastic=True,
     merges=True,
     keeps_order=False,
     paper="arXiv 2412.16117",
