@@ -205,14 +205,18 @@ def cost(
     text_tokens: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt.")] = 64,
     budget_convention: Annotated[Convention, typer.Option(help="Which token count --budget means.")] = "mean",
     dtype: Annotated[str, typer.Option(help="For the size of the KV cache.")] = "bf16",
+    text_encoder: Annotated[
+        str | None, typer.Option(help="A folder or hub id of a CLIP checkpoint, for methods such as cdpruner.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """FLOPs by stage and KV-cache bytes, without weights or network."""
     from .harness.cost.table import cost_table
 
     rows, refused = cost_table(
-        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype
-    )
+        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype,
+        text_encoder=text_encoder,
+    )  # fmt: skip
     if as_json:
         _print_json(rows)
     else:
@@ -222,16 +226,29 @@ def cost(
 
 @app.command()
 def verify(
-    method: Annotated[str | None, typer.Argument(help="Only this method.")] = None,
+    method: Annotated[str | None, typer.Argument(help="A compressor: its name, or the path of a Python file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A folder of arrays made by the authors' code.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Write what our code computes to this folder.")] = None,
+    model: Annotated[str, typer.Option(help="What the compressor is tried in.")] = "toksweep-mini",
+    task: Annotated[str, typer.Option(help="A task whose samples name their evidence.")] = "synth_vqa",
     as_json: Json = False,
 ) -> None:
-    """Compare methods with arrays that the authors' own code produced: exit 0 all equal, 1 a mismatch."""
+    """Try what every figure about a compressor takes for granted; with --reference, compare it (or all methods) with
+    arrays that the authors' own code produced. Exit 0 all is well, 1 something is not."""
+    from .harness.registry import parse_call, registry
     from .harness.verify import verify_reference
 
-    if reference is None:
-        raise UserError("verify needs --reference DIR, a folder of *.npz files with an INDEX.json.")
+    if method is None and reference is None:
+        raise UserError("verify needs a compressor to try, or --reference DIR with arrays to compare all methods with.")
+    if method is not None and reference is None:
+        from .harness.truth import truth_test
+
+        name, parameters = parse_call(method)
+        findings = truth_test(registry("methods").get(name), parameters, model, task)
+        rows = [asdict(finding) for finding in findings]
+        _print_json(rows) if as_json else _print_table(rows, title=f"{method} in {model}")
+        raise typer.Exit(1 if any(f.status == "fail" for f in findings) else 0)
+    assert reference is not None
     result = verify_reference(reference, dump, [method] if method else None)
     rows = [asdict(report) for report in result.files]
     _print_json(rows) if as_json else _print_table(rows, title=f"Reference arrays of {reference}")

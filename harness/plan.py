@@ -14,9 +14,10 @@ from . import schedule
 from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .models import ModelInfo, model_info
+from .models.text_encoder import NEEDED
 from .registry import Entry, registry
 from .schedule import Schedule
-from .spec import MethodChoice, SweepSpec
+from .spec import MethodChoice, Section, SweepSpec
 
 ENGINE = {
     "reconstruction": ("contracts.py", "reconstruction.py"),
@@ -82,20 +83,19 @@ def make_plan(spec: SweepSpec) -> Plan:
     """
     if not spec.tasks:
         raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
-    if not spec.methods:
+    if not all(section.methods for section in spec.sections.values()):
         raise UserError("There is no method to sweep: add --method, see toksweep list methods.")
-    models = [model_info(m) for m in spec.models]
-    check_budgets(spec.budgets, models)
     groups: list[Group] = []
     refused: list[Refused] = []
     asked = 0
     for name in spec.tasks:
         entry = registry("tasks").get(name)
         family = str(entry.meta["family"])
-        asked_models = _models(family, name, models)
-        samples, subset = _subset(_samples(entry, spec), spec)
+        models = _models(entry, spec)
+        check_budgets(spec.sections[family].budgets, [m for m in models if m])
+        samples, subset = _subset(_samples(entry, spec), spec.sections[family].limit, spec.subset)
         metrics = _metrics(entry, spec)
-        for model in asked_models:
+        for model in models:
             expander = _Expander(spec, entry, family, model, samples, subset, metrics)
             cells, refusals, count = expander.expand()
             refused += refusals
@@ -130,18 +130,18 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
     return samples
 
 
-def _subset(samples: list[Sample], spec: SweepSpec) -> tuple[tuple[Sample, ...], str]:
+def _subset(samples: list[Sample], limit: int | None, kind: str) -> tuple[tuple[Sample, ...], str]:
     """The samples of a limit, the same for all methods; those of a smaller limit are among those of a larger one."""
-    if spec.limit is None or spec.limit >= len(samples):
+    if limit is None or limit >= len(samples):
         return tuple(samples), "all"
-    if spec.subset == "first":
-        return tuple(samples[: spec.limit]), f"first:{spec.limit}"
+    if kind == "first":
+        return tuple(samples[:limit]), f"first:{limit}"
     strata: dict[str, list[Sample]] = {}
     for sample in sorted(samples, key=lambda s: hashlib.sha256(s.id.encode()).digest()):
         strata.setdefault(sample.stratum, []).append(sample)
     turns = chain.from_iterable(zip_longest(*(strata[k] for k in sorted(strata))))
-    chosen = {s.id for s in [s for s in turns if s is not None][: spec.limit]}
-    return tuple(s for s in samples if s.id in chosen), f"stratified:{spec.limit}"
+    chosen = {s.id for s in [s for s in turns if s is not None][:limit]}
+    return tuple(s for s in samples if s.id in chosen), f"stratified:{limit}"
 
 
 def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
@@ -163,12 +163,16 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
     return found
 
 
-def _models(family: str, task: str, models: Sequence[ModelInfo]) -> Sequence[ModelInfo | None]:
-    if family == "reconstruction":
+def _models(entry: Entry, spec: SweepSpec) -> Sequence[ModelInfo | None]:
+    """The models that a task asks: those of the user, else the one that was made for it."""
+    if entry.meta["family"] == "reconstruction":
         return [None]
-    if not models:
-        raise UserError(f"Task {task} asks a model: add --model with a folder or a hub id, see toksweep list models.")
-    return models
+    named = spec.models or ((str(entry.meta["model"]),) if entry.meta["model"] else ())
+    if not named:
+        raise UserError(
+            f"Task {entry.name} asks a model: add --model with a folder or a hub id, see toksweep list models."
+        )
+    return [model_info(m, spec.text_encoder) for m in named]
 
 
 def fit_compressor(
@@ -187,11 +191,19 @@ def fit_compressor(
     assert isinstance(places, tuple) and isinstance(needs, tuple)
     if missing := model.family.lacking(places, needs):
         raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    if model.text_encoder is None and _asks_text_encoder(entry):
+        raise Refusal(f"{entry.name} needs {NEEDED}")
     method = entry.build(choice.parameters)
     if not isinstance(method, Compressor):
         raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
     merges = bool(entry.meta["merges"])
     return method, schedule.resolve(method, budget, convention, model.shape, merges=merges)
+
+
+def _asks_text_encoder(entry: Entry) -> bool:
+    needs = entry.meta.get("needs", ())
+    assert isinstance(needs, tuple)
+    return any(name.startswith("clip_") for name in needs)
 
 
 def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> None:
@@ -217,6 +229,10 @@ class _Expander:
     subset: str
     metrics: list[tuple[MetricInfo, Metric]]
 
+    @property
+    def section(self) -> Section:
+        return self.spec.sections[self.family]
+
     def expand(self) -> tuple[list[PlannedCell], list[Refused], int]:
         """Cells, refusals, and how many cells come from methods that the user named."""
         cells: list[PlannedCell] = []
@@ -224,7 +240,7 @@ class _Expander:
         asked = 0
         for choice, named in self._choices():
             entry = registry("methods").get(choice.name)
-            budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.spec.budgets
+            budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
             for budget in budgets:
                 try:
                     method, planned = self._fit(entry, choice, budget)
@@ -238,7 +254,7 @@ class _Expander:
 
     def _choices(self) -> list[tuple[MethodChoice, bool]]:
         """Full tokens first, then what was named, then the floors that a question needs."""
-        named = {m.label: (m, True) for m in self.spec.methods}
+        named = {m.label: (m, True) for m in self.section.methods}
         first: dict[str, tuple[MethodChoice, bool]] = {}
         last: dict[str, tuple[MethodChoice, bool]] = {}
         for entry in registry("methods"):
@@ -290,6 +306,7 @@ class _Expander:
             label=choice.label,
             kind=entry.kind,
             floor=bool(entry.meta.get("floor", False)),
+            diagnostic=bool(entry.meta.get("diagnostic", False)),
             verified=_text(entry.meta.get("verified")),
             budget=budget.text if budget else None,
             budget_value=budget.value if budget else None,
@@ -333,6 +350,8 @@ class _Expander:
                 "device": spec.device.partition(":")[0],
                 "max_new_tokens": spec.max_new_tokens,
             }
+            if self.model.text_encoder and _asks_text_encoder(entry):
+                work["text_encoder"] = self.model.text_encoder.revision
         return work
 
 

@@ -51,21 +51,37 @@ class MethodChoice:
 
 
 @dataclass(frozen=True)
-class SweepSpec:
-    """A validated sweep. See `toksweep sweep --help` for what each field means."""
+class Section:
+    """What is swept over the tasks of one family: methods, budgets, and at most how many samples of each task."""
 
-    tasks: tuple[str, ...] = ()
     methods: tuple[MethodChoice, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    limit: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """As typed."""
+        typed = {"methods": [m.label for m in self.methods], "budgets": [b.text for b in self.budgets]}
+        return typed | ({} if self.limit is None else {"limit": self.limit})
+
+
+SECTION = tuple(f.name for f in fields(Section))
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A validated sweep. See `toksweep sweep --help` for what each field means; `sections` are by family of tasks."""
+
+    tasks: tuple[str, ...] = ()
+    sections: Mapping[str, Section] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     budget_convention: Convention = "mean"
-    limit: int | None = None
     subset: str = "stratified"
     seeds: tuple[int, ...] = (0, 1, 2)
     floors: bool = True
     device: str = "cpu"
     dtype: str = "float32"
     attention: str = "sdpa"
+    text_encoder: str | None = None
     batch_size: int = 1
     max_new_tokens: int = 16
     data: Mapping[str, str] = field(default_factory=dict)
@@ -79,11 +95,16 @@ class SweepSpec:
 
     def to_json(self) -> dict[str, object]:
         """As recorded in run.json and understood by `load_spec`."""
-        data = asdict(self)
-        data["methods"] = [m.label for m in self.methods]
-        data["budgets"] = [b.text for b in self.budgets]
+        data = {k: v for k, v in asdict(self).items() if k != "sections" and v is not None}
         data["out"] = str(self.out)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items() if v is not None}
+        for key in SECTION:
+            by_family = {f: told[key] for f, s in self.sections.items() if key in (told := s.to_json())}
+            alike = all(value == next(iter(by_family.values())) for value in by_family.values())
+            if by_family:
+                data[key] = (
+                    next(iter(by_family.values())) if alike and len(by_family) == len(self.sections) else by_family
+                )
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
 def load_spec(file: Path | None, flags: Mapping[str, object], *, quick: bool = False) -> SweepSpec:
@@ -94,15 +115,17 @@ def load_spec(file: Path | None, flags: Mapping[str, object], *, quick: bool = F
     """
     given: dict[str, object] = read_yaml(file) if file else {}
     source = str(file) if file else "the command"
-    known = [f.name for f in fields(SweepSpec)]
+    known = [*SECTION, *(f.name for f in fields(SweepSpec) if f.name != "sections")]
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, 2)
             hint = f"; near: {', '.join(near)}" if near else f"; there are {', '.join(known)}"
             raise UserError(f"{file} has the unknown key {key!r}{hint}.")
     given |= {k: v for k, v in flags.items() if v not in (None, (), [], {})}
-    defaults = _defaults(given, quick=quick)
-    return _validate({**defaults, **given}, source)
+    shipped = read_yaml(SWEEPS / ("quick.yaml" if quick else "default.yaml"))
+    if given.get("tasks") and not quick:  # who names a task wants all of it
+        shipped = {f: {k: v for k, v in s.items() if k != "limit"} for f, s in shipped.items()}  # type: ignore
+    return _validate(given, shipped, source)
 
 
 def read_yaml(file: Path) -> dict[str, object]:
@@ -124,29 +147,36 @@ def read_yaml(file: Path) -> dict[str, object]:
     return {str(k): v for k, v in data.items()}
 
 
-def _defaults(given: Mapping[str, object], *, quick: bool) -> dict[str, object]:
-    """What the families of the chosen tasks run by default."""
-    shipped = read_yaml(SWEEPS / ("quick.yaml" if quick else "default.yaml"))
-    tasks = _names(given.get("tasks"), "tasks")
-    families = {str(registry("tasks").get(t).meta["family"]) for t in tasks}
-    lists: dict[str, list[object]] = {"tasks": [], "methods": [], "budgets": []}
-    limits = []
-    for family, section in shipped.items():
-        assert isinstance(section, dict)
-        if family in families or (not families and section["tasks"]):
-            for key, values in lists.items():
-                values += [v for v in section[key] if v not in values]
-            limits += [section["limit"]] if "limit" in section else []
-    return {**lists, **({"limit": max(limits)} if limits else {})}
+def _section(given: Mapping[str, object], shipped: object, family: str, source: str) -> Section:
+    """What the user asks of a family, else what comes with us."""
+    assert isinstance(shipped, Mapping)
+    asked = {}
+    for key in SECTION:
+        value = given.get(key)
+        if isinstance(value, Mapping) and "name" not in value:  # by family; a mapping with a name is a method
+            value = value.get(family)
+        asked[key] = shipped.get(key) if value is None else value
+    methods = [MethodChoice.parse(m) for m in _list(asked["methods"], "methods")]
+    budgets = [_budget(b) for b in _list(asked["budgets"], "budgets")]
+    return Section(
+        tuple({m.label: m for m in methods}.values()), tuple(dict.fromkeys(budgets)),
+        _whole(asked["limit"], "limit", source),
+    )  # fmt: skip
 
 
-def _validate(given: Mapping[str, object], source: str) -> SweepSpec:
-    values: dict[str, Any] = dict(given)
-    values["tasks"] = tuple(dict.fromkeys(registry("tasks").get(t).name for t in _names(values["tasks"], "tasks")))
-    methods = [MethodChoice.parse(m) for m in _list(values["methods"], "methods")]
-    values["methods"] = tuple({m.label: m for m in methods}.values())
-    budgets = [_budget(b) for b in _list(values["budgets"], "budgets")]
-    values["budgets"] = tuple(dict.fromkeys(budgets))
+def _whole(value: object, key: str, source: str) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise UserError(f"{key} in {source} must be a whole number of at least 1, not {value!r}.")
+
+
+def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source: str) -> SweepSpec:
+    values: dict[str, Any] = {k: v for k, v in given.items() if k not in SECTION}
+    tasks = _names(given.get("tasks"), "tasks") or [t for s in shipped.values() for t in s["tasks"]]  # type: ignore
+    entries = {entry.name: entry for entry in map(registry("tasks").get, tasks)}
+    values["tasks"] = tuple(entries)
+    families = dict.fromkeys(str(entry.meta["family"]) for entry in entries.values())
+    values["sections"] = {f: _section(given, shipped.get(f, {}), f, source) for f in families}
     values["models"] = tuple(dict.fromkeys(_names(values.get("models"), "models")))
     values["accept_licence"] = tuple(_names(values.get("accept_licence"), "accept_licence"))
     data = values.get("data", {})
@@ -158,11 +188,8 @@ def _validate(given: Mapping[str, object], source: str) -> SweepSpec:
             raise UserError(f"--data names the task {task}, which is not swept: add --task {task}.")
         if not Path(folder).is_dir():
             raise UserError(f"--data {task}={folder}: there is no such folder.")
-    for key, least in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
-        if (value := values.get(key)) is not None and (
-            not isinstance(value, int) or isinstance(value, bool) or value < least
-        ):
-            raise UserError(f"{key} in {source} must be a whole number of at least {least}, not {value!r}.")
+    for key in ("batch_size", "max_new_tokens"):
+        _whole(values.get(key), key, source)
     seeds = values.get("seeds", SweepSpec.seeds)
     if not isinstance(seeds, list | tuple) or not all(isinstance(s, int) and s >= 0 for s in seeds) or not seeds:
         raise UserError(f"seeds in {source} must be whole numbers of at least 0, not {seeds!r}.")
@@ -178,6 +205,8 @@ def _validate(given: Mapping[str, object], source: str) -> SweepSpec:
     for key in ("device", "attention", "ocr", "faces"):
         if not isinstance(values.get(key, ""), str):
             raise UserError(f"{key} in {source} must be text, not {values[key]!r}.")
+    if not isinstance(values.get("text_encoder", ""), str | None):
+        raise UserError(f"text_encoder in {source} must be a folder or a hub id, not {values['text_encoder']!r}.")
     if not isinstance(values.get("out", OUT), str | Path):
         raise UserError(f"out in {source} must be a folder, not {values['out']!r}.")
     values["out"] = Path(values.get("out", OUT)).expanduser()

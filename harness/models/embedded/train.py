@@ -1,8 +1,8 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
 Stages: `tower` (dense labels per patch, and several labels for the class token), then with the tower frozen `language`
-(projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again) and
-`films` (clips as well); and at last a text encoder for the class token's space.
+(projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again)
+and `films` (clips as well); and at last a text encoder for the class token's space.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
