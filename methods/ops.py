@@ -348,7 +348,8 @@ def merge_stages(keep: int, shape: ModelShape, inflect: float = 0.0, *, proporti
     The schedule is the one of fewest merges that gets there by the layer that the LLM's features come from; the last
     merging layer merges what is missing, and none merges more than half of its tokens.
     """
-    keep, planned = max(keep, 1), []
+    keep = max(keep, 1)
+    planned: list[Stage] = []
     for merges in range(shape.tokens + 1):
         left, planned = shape.tokens, []
         for layer, wanted in enumerate(merge_schedule(shape.feature_layers or shape.vision_layers, merges, inflect)):

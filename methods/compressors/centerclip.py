@@ -52,7 +52,9 @@ class CenterCLIP:
     def reduce(self, view: View, keep: int) -> Reduction:
         n = view.tokens.shape[1]
         images = 1 if view.image is None else int(view.image.max()) + 1
-        each, kept, groups = n // images, [], []
+        each = n // images
+        kept: list[torch.Tensor] = []
+        groups: list[torch.Tensor] = []
         for first in range(0, images, self.frames):
             last = min(first + self.frames, images)
             clusters = keep * last // images - keep * first // images

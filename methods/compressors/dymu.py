@@ -83,7 +83,8 @@ def share_out(total: int, layers: int, schedule: Schedule) -> list[int]:
     """How many of `total` merges each layer does: as many everywhere, or ever fewer, or ever more."""
     if schedule == "constant":
         return [total // layers + int(layer < total % layers) for layer in range(layers)]
-    first, found = 2 * total // layers, []
+    first = 2 * total // layers
+    found: list[int] = []
     for layer in range(layers):
         found.append(min(int(first - layer * (first / layers)), total - sum(found)))
     found[0] += total - sum(found)  # a ramp of small numbers falls short

@@ -61,8 +61,9 @@ class FastVID:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         frames = 1 if view.image is None else int(view.image.max()) + 1
-        tokens = view.tokens.float().unflatten(1, (frames, -1))
-        attention = view["received_attention@-2"].float().mean(1).unflatten(1, (frames, -1))
+        size, n, _ = view.tokens.shape
+        tokens = view.tokens.float().reshape(size, frames, n // frames, -1)
+        attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)
         each = keep // frames
         noise = view.noise(frames, tokens.shape[2] - each + int(each * self.contextual))
         clips = zip(tokens, tokens.mean(2), attention, noise, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -83,16 +84,19 @@ class PruneVid:
         frames = int(image.max()) + 1
         noise = view.noise(1 + 2 * frames, max(frames, n // frames))
         clips = []
-        for clip, draws in zip(view.tokens.float().unflatten(1, (frames, -1)), noise, strict=True):
+        for clip, draws in zip(view.tokens.float().reshape(size, frames, n // frames, -1), noise, strict=True):
             groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
-            counts = spread([len(places) for _, places in groups], keep)
-            given = iter(draws[1:])
-            clips.append(cluster(clip, groups, counts, lambda count, given=given: next(given)[:count]))
+            wanted = spread([len(places) for _, places in groups], keep)
+            clips.append(cluster(clip, groups, wanted, partial(_next, iter(draws[1:]))))
         rows, weights, anchors = zip(*clips, strict=True)
         anchor = torch.nn.utils.rnn.pad_sequence(list(anchors), batch_first=True, padding_value=-1)
         return Reduction.merge(
             torch.stack(rows), torch.stack(weights), anchor=anchor, normalize=False, position="renumber"
         )
+
+
+def _next(rows: Iterator[torch.Tensor], count: int) -> torch.Tensor:
+    return next(rows)[:count]
 
 
 def attended(attention: torch.Tensor, groups: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -172,7 +176,8 @@ def cluster(
     """
     frames, n, _ = clip.shape
     rows = torch.full((frames, n), -1, dtype=torch.long, device=clip.device)
-    weights, anchors = torch.ones_like(rows, dtype=torch.float32), []
+    weights = torch.ones_like(rows, dtype=torch.float32)
+    anchors: list[torch.Tensor] = []
     for (window, places), count in zip(groups, counts, strict=True):
         mine = centres = torch.arange(len(places), device=clip.device)
         if count == 0:

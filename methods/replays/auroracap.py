@@ -18,7 +18,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The input `x` of a layer and `size` to its output, `r` tokens shorter, and their sizes."""
     x, sizes = torch.from_numpy(case["x"]), torch.from_numpy(case["size"])[..., 0]
     weights = _weights(x.shape[-1], int(case["intermediate_size"]), int(case["fill_seed"]))
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for suffix, given in (("", sizes), ("_nosize", torch.ones_like(sizes))):
         out, grown = _layer(x, given, weights, int(case["num_heads"]), int(case["r"]))
         found |= {f"out{suffix}": out.numpy(), f"size_out{suffix}": grown[..., None].numpy()}
@@ -38,7 +38,7 @@ def _layer(
 
     seen = norm("layer_norm1", x)
     query, keys, values = (
-        linear(f"self_attn.{name}_proj", seen).unflatten(-1, (heads, -1)).transpose(1, 2) for name in "qkv"
+        linear(f"self_attn.{name}_proj", seen).view(*x.shape[:2], heads, -1).transpose(1, 2) for name in "qkv"
     )
     mixed = functional.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
     x = x + linear("self_attn.out_proj", mixed)

@@ -35,12 +35,13 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _layer(case: Mapping[str, np.ndarray]) -> torch.Tensor:
     """Class and patch tokens [1 + n, videos * frames, dim] to those of fewer segments, or with channels shifted."""
     videos, frames, segments = (int(case[n]) for n in ("batch", "before_block_frames", "after_block_frames"))
-    tokens = torch.from_numpy(case["x"]).unflatten(1, (videos, segments, frames // segments))
+    given = torch.tensor(case["x"])  # shifting writes to it
+    tokens = given.view(len(given), videos, segments, frames // segments, -1)
     kind, count = str(case["case"]).split("_")[1:3], int(case["cluster_num"])
     if kind[-1] == "shift":
-        shifted, place = tokens.flatten(2, 3).clone(), slice(0, 1) if kind[0] == "token" else slice(1, None)
-        shifted[place] = _shift(shifted[place])
-        return shifted.flatten(1, 2)
+        place = slice(0, 1) if kind[0] == "token" else slice(1, None)
+        tokens[place] = _shift(tokens[place].flatten(2, 3)).view_as(tokens[place])
+        return tokens.flatten(1, 3)
     patches = tokens[1:].movedim(0, 3)  # [videos, segments, frames, patches, dim]
     if kind[0] == "pooling":
         kept = patches.mean(2)
@@ -51,7 +52,7 @@ def _layer(case: Mapping[str, np.ndarray]) -> torch.Tensor:
         flat = patches.flatten(1, 3)
         image = torch.arange(frames).repeat_interleave(patches.shape[3]).expand(videos, -1)
         view = View(flat, (1, patches.shape[3]), "projector", image=image)
-        kept = method.reduce(view, count * segments).apply(flat).unflatten(1, (segments, count))
+        kept = method.reduce(view, count * segments).apply(flat).view(videos, segments, count, -1)
     return torch.cat([tokens[:1].mean(3).flatten(1, 2), kept.movedim(2, 0).flatten(1, 2)])
 
 

@@ -104,7 +104,7 @@ def _attention(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """An attention layer of an LLM whose merged tokens stand at all their places."""
     hidden, mapping = torch.from_numpy(case["hidden_states"])[None], torch.from_numpy(case["mapping_indices"])[None]
     query, key, value = (
-        (hidden @ torch.from_numpy(case[name]).T).unflatten(-1, (int(case["num_heads"]), -1)).transpose(1, 2)
+        (hidden @ torch.from_numpy(case[name]).T).view(1, hidden.shape[1], int(case["num_heads"]), -1).transpose(1, 2)
         for name in ("wq", "wk", "wv")
     )
     d = query.shape[-1]
