@@ -16,9 +16,9 @@ from toksweep.tasks.synth.scenes import scene
 from transformers import AutoProcessor, CLIPModel, LlavaForConditionalGeneration
 
 SMALL = {
-    "tower": train.Plan(steps=2, size=2, tower=True, language=False),
+    "tower": train.Plan(steps=2, size=2, tower=True, language=False, kind="patches"),
     "language": train.Plan(steps=2, size=2),
-    "joint": train.Plan(steps=1, size=1, clips=1, tower=True),
+    "films": train.Plan(steps=1, size=1, clips=1),
 }
 
 
