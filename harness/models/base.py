@@ -195,25 +195,33 @@ class VisionLanguageModel(ABC):
         return self._encode(batch, reads, (), None)
 
     def _encode(self, batch: Batch, reads: frozenset[str], stages: Sequence[Stage], calls: Calls | None) -> Encoded:
-        found: dict[str, torch.Tensor] = {}
         smaller = next((s.grid for s in stages if s.place == "pixel"), None)
         inside = [s for s in stages if s.place == "encoder"]
         class_index = 0 if self.shape.class_token else None
         pixels = batch.pixels if smaller is None else self.shrink(batch.pictures, smaller).to(self.device)
-        with ExitStack() as stack:
-            stack.enter_context(tower_signals(self.blocks, reads, found, class_token=class_index is not None))
-            if inside:
-                assert calls is not None
-                stack.enter_context(Merger(self.blocks, inside, calls, class_index).attached())
-            seen = self.see(pixels, resized=smaller is not None)
+        # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
+        alone = bool(inside) and calls is not None and calls.kind == "adaptive"
+        seen: list[torch.Tensor] = []
+        listed: dict[str, list[torch.Tensor]] = {}
+        for images in [[i] for i in range(len(pixels))] if alone else [list(range(len(pixels)))]:
+            found: dict[str, torch.Tensor] = {}
+            with ExitStack() as stack:
+                stack.enter_context(tower_signals(self.blocks, reads, found, class_token=class_index is not None))
+                if inside:
+                    assert calls is not None
+                    stack.enter_context(Merger(self.blocks, inside, calls, class_index, images).attached())
+                seen += self.see(pixels[images], resized=smaller is not None)
+            for name, values in found.items():
+                listed.setdefault(name, []).extend(values)
         if "evidence" in reads:
             if not bool(batch.evidence.any()):
                 raise ValueError("the sample names no evidence, which this diagnostic method reads")
-            found["evidence"] = batch.evidence
+            listed["evidence"] = list(batch.evidence)
         first = int(class_index is not None)
-        signals = {name: tuple(values) for name, values in found.items()}
-        signals |= self._clip_signals(batch, reads, tuple(seen[:, first:]))
-        return Encoded(tuple(seen[:, first:]), tuple(seen[:, :1]) if first else (), self.project, signals)
+        features = tuple(rows[first:] for rows in seen)
+        signals = {name: tuple(values) for name, values in listed.items()}
+        signals |= self._clip_signals(batch, reads, features)
+        return Encoded(features, tuple(rows[:1] for rows in seen) if first else (), self.project, signals)
 
     def _clip_signals(
         self, batch: Batch, reads: frozenset[str], features: tuple[torch.Tensor, ...]

@@ -30,13 +30,16 @@ class Block:
 
 
 class Merger:
-    """Merging in the layers that `stages` name, for one call of a tower with all images of a batch.
+    """Merging in the layers that `stages` name, for one call of a tower with `images` of a batch.
 
     Sequences are [images, n, dim] with the class token at `class_index`, if there is one.
     """
 
-    def __init__(self, blocks: Sequence[Block], stages: Sequence[Stage], calls: Calls, class_index: int | None) -> None:
-        self._blocks, self._calls, self._class_index = blocks, calls, class_index
+    def __init__(
+        self, blocks: Sequence[Block], stages: Sequence[Stage], calls: Calls, class_index: int | None,
+        images: Sequence[int],
+    ) -> None:  # fmt: skip
+        self._blocks, self._calls, self._class_index, self._images = blocks, calls, class_index, list(images)
         self._stages = {stage.layer: stage for stage in stages}
         self._sizes: torch.Tensor | None = None
         self._proportional = False
@@ -79,7 +82,7 @@ class Merger:
         stack.callback(block.layer.register_forward_hook(replace, prepend=True).remove)
 
     def _reduce(self, stage: Stage, tokens: torch.Tensor, held: dict[str, torch.Tensor]) -> torch.Tensor:
-        rows = [(image,) for image in range(len(tokens))]
+        rows = [(image,) for image in self._images]
         signals = {name: held[name] for name in stage.reads}
         reduction, _ = self._calls.reduce(stage, rows, tokens, signals, class_index=self._class_index)
         if len(set(reduction.counts.tolist())) > 1:
