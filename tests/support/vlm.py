@@ -48,6 +48,25 @@ def reads(schedule):
     return frozenset(name for stage in schedule.stages if stage.place == "projector" for name in stage.reads)
 
 
+def keeps_its_promise(answer, images, schedule, kind) -> bool:
+    """Tokens at every layer are what a schedule says of so many pictures, or fewer, as the kind of budget allows."""
+    promised = [images * n for n in schedule.layers]
+    if kind == "exact":
+        return list(answer.visual_tokens) == promised
+    return kind == "adaptive" or all(got <= n for got, n in zip(answer.visual_tokens, promised, strict=True))
+
+
+def able(model) -> list[str]:
+    """Compressors that read nothing which the model has not."""
+    able = []
+    for entry in registry("methods"):
+        needs = entry.meta.get("needs", ())
+        clip = any(need.startswith("clip_") for need in needs) and model.text_encoder is None
+        if entry.kind == "compressor" and not clip and not model.info.lacking(entry.meta["places"], needs):
+            able.append(entry.name)
+    return able
+
+
 class Recorder:
     """Passes calls on and keeps what came back."""
 

@@ -399,7 +399,7 @@ def test_half_precision_keeps_the_full_budget_exact(llava_folder, clip_folder):
     for name in vlm.COMPRESSORS:
         method, schedule, kind = vlm.cell(model, name, 9)
         answer = model.answer(batch, None, method, schedule, seed=0, max_new_tokens=2, budget_kind=kind)[1]
-        assert answer.visual_tokens == tuple(2 * n for n in schedule.layers)
+        assert vlm.keeps_its_promise(answer, 2, schedule, kind)
 
 
 def test_a_signal_that_the_place_does_not_have_is_refused(llava):

@@ -15,20 +15,27 @@ def variant(request, tmp_path_factory):
     return open_model(str(folder))
 
 
+def require(variant, name):
+    if name not in vlm.able(variant):
+        pytest.skip(f"{name} reads what this tower has not")
+
+
 @pytest.mark.parametrize("name", vlm.COMPRESSORS)
 def test_a_batch_equals_its_samples_and_counts_are_as_declared(variant, name):
+    require(variant, name)
     batch = vlm.batch(variant)
     method, schedule, kind = vlm.cell(variant, name)
     options = {"seed": 0, "max_new_tokens": 3, "budget_kind": kind}
     together = variant.answer(batch, None, method, schedule, **options)
     for row in range(2):
-        assert together[row].visual_tokens == tuple((row + 1) * n for n in schedule.layers)
+        assert vlm.keeps_its_promise(together[row], row + 1, schedule, kind)
         one, _ = variant.single(batch, None, row)
         assert variant.answer(one, None, method, schedule, **options) == [together[row]]
 
 
 @pytest.mark.parametrize("name", vlm.COMPRESSORS)
 def test_cached_decoding_equals_recomputation(variant, name):
+    require(variant, name)
     batch = vlm.batch(variant)
     method, schedule, kind = vlm.cell(variant, name)
     recorder = vlm.Recorder(method)
@@ -42,6 +49,7 @@ def test_cached_decoding_equals_recomputation(variant, name):
 
 @pytest.mark.parametrize("name", vlm.SELECTORS)
 def test_the_full_budget_leaves_the_logits_bit_for_bit(variant, name):
+    require(variant, name)
     batch = vlm.batch(variant)
     method, schedule, kind = vlm.cell(variant, name, "100%")
     whole = variant.prefill(batch, None, None, untouched(variant.shape), seed=0)
