@@ -1,6 +1,6 @@
-"""What one more cell costs: four selectors that share one vision pass, against the same four with a pass each.
+"""What a sweep saves: eight methods at four budgets in one sweep, against thirty-two sweeps of one cell each.
 
-Usage: python tests/benchmarks/sharing.py [--rounds N] [--json]
+Both must write the same records. Usage: python tests/benchmarks/sharing.py [--samples N] [--json]
 """
 
 from __future__ import annotations
@@ -9,61 +9,78 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import asdict
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from toksweep.harness.contracts import Budget, Compressor, Sample
-from toksweep.harness.cost.latency import Timing, probe
-from toksweep.harness.models import open_model
-from toksweep.harness.registry import registry
-from toksweep.harness.schedule import resolve
+from toksweep.harness.plan import make_plan
+from toksweep.harness.runner import run
+from toksweep.harness.spec import load_spec
+from toksweep.results.store import ResultsFolder, read_lines
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
-import tiny
+METHODS = ("random", "uniform", "divprune", "fastervlm", "visionzip", "hiprune", "vispruner", "prumerge")
+BUDGETS = ("75%", "50%", "25%", "10%")
+TASKS = {"synth_vqa": 1, "synth_video_qa": 4}
+"""Tasks, and how many times fewer samples of each are asked."""
 
-METHODS = ("random", "uniform", "divprune", "fastv")
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, what: str, total: int) -> None: ...
+
+    def advance(self, steps: int = 1) -> None: ...
 
 
-def measure(rounds: int) -> dict[str, Timing]:
-    """Time one cell, four cells sharing, and four cells alone, on a model whose vision tower is the larger part."""
+def sweep(out: Path, task: str, samples: int, methods: tuple[str, ...], budgets: tuple[str, ...]) -> float:
+    """Seconds of one sweep, its model's loading included."""
+    flags = {"tasks": [task], "methods": list(methods), "budgets": list(budgets), "limit": samples, "seeds": [0]}
+    spec = load_spec(None, flags | {"floors": False, "latency": False, "out": str(out)})
+    start = time.perf_counter()
+    folder = ResultsFolder(out)
+    folder.prepare()
+    tally = run(make_plan(spec), folder, Silent())
+    if tally.failed or tally.bad_inputs:
+        sys.exit(f"{tally.failed} failed, {tally.bad_inputs} bad inputs: nothing was measured")
+    return time.perf_counter() - start
+
+
+def records(out: Path) -> Iterator[tuple[str, str]]:
+    """Every record of a folder, whoever wrote it."""
+    for work in sorted((out / "samples").iterdir()):
+        for record in read_lines(work):
+            yield work.name, json.dumps(record, sort_keys=True)
+
+
+def measure(task: str, samples: int) -> dict[str, object]:
+    """One sweep of all cells, and a sweep for each of them."""
     with tempfile.TemporaryDirectory() as folder:
-        model = open_model(str(tiny.save_llava(Path(folder) / "model", grid=16, vision_layers=16, llm_layers=4)))
-    batch = model.prepare([Sample("a", "a", (), "f", question="what colour is the ball?")], [[tiny.picture(0)]])
-    cells = []
-    for name in METHODS:
-        entry = registry("methods").get(name)
-        method = entry.build()
-        assert isinstance(method, Compressor)
-        cells.append((method, resolve(method, Budget.parse("50%"), "mean", model.shape, merges=False)))
-    reads = frozenset(read for _, schedule in cells for stage in schedule.stages for read in stage.reads)
-
-    def shared(count: int) -> None:
-        encoded = model.encode(batch, reads)
-        for method, schedule in cells[:count]:
-            model.answer(batch, encoded, method, schedule, seed=0, max_new_tokens=1)
-
-    def alone() -> None:
-        for method, schedule in cells:
-            model.answer(batch, None, method, schedule, seed=0, max_new_tokens=1)
-
-    cases = {"one cell": lambda: shared(1), "four cells, shared": lambda: shared(4), "four cells, alone": alone}
-    return probe(cases, "one cell", rounds=rounds)
+        once, each = Path(folder) / "once", Path(folder) / "each"
+        sweep(Path(folder) / "warm", task, 1, METHODS[:1], BUDGETS[:1])
+        together = sweep(once, task, samples, METHODS, BUDGETS)
+        alone = sum(sweep(each, task, samples, (m,), (b,)) for m in METHODS for b in BUDGETS)
+        # the untouched cell belongs to every sweep: the first one computes it for all
+        same = sorted(records(once)) == sorted(records(each))
+    return {
+        "task": task, "samples": samples, "one sweep s": together, "single sweeps s": alone,
+        "ratio": alone / together, "same records": same,
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=11, help="measured rounds of all cases in turn")
-    parser.add_argument("--json", action="store_true", help="one JSON object by case")
+    parser.add_argument("--samples", type=int, default=16, help="questions about pictures; a quarter about clips")
+    parser.add_argument("--json", action="store_true", help="one JSON list")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(options.rounds)
+    found = [measure(task, max(1, options.samples // share)) for task, share in TASKS.items()]
     if options.json:
-        print(json.dumps({name: asdict(timing) for name, timing in found.items()}, indent=2))
-        return
-    print(f"{'case':<24}{'median ms':>12}{'quartiles ms':>18}{'ratio':>8}")
-    for name, t in found.items():
-        print(f"{name:<24}{t.median_ms:>12.0f}{f'{t.q1_ms:.0f} to {t.q3_ms:.0f}':>18}{t.ratio:>8.2f}")
+        print(json.dumps(found, indent=2))
+    else:
+        for row in found:
+            print("  ".join(f"{k}: {v:.2f}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
+    sys.exit(0 if all(row["same records"] for row in found) else 1)
 
 
 if __name__ == "__main__":
