@@ -25,6 +25,8 @@ def verification(tmp_path_factory):
 @pytest.mark.parametrize(("file", "expected"), [
     ("tome.npz", 61), ("divprune.npz", 5), ("fastv.npz", 21), ("pyramiddrop.npz", 24), ("dart.npz", 5),
     ("sparsevlm.npz", 63), ("visiondrop.npz", 14), ("aim.npz", 28), ("holitom.npz", 12), ("dycoke.npz", 6),
+    ("pitome.npz", 45), ("tinychart.npz", 6), ("auroracap.npz", 8), ("dymu.npz", 54), ("dymu_vlm.npz", 31),
+    ("ppe.npz", 16), ("vqtoken.npz", 6), ("centerclip.npz", 23), ("fastvid.npz", 12), ("prunevid.npz", 10),
 ])  # fmt: skip
 def test_a_file_agrees_whole(verification, file, expected):
     (report,) = [r for r in verification[0].files if r.file == file]

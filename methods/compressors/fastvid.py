@@ -111,7 +111,7 @@ class FastVID:
     def mix(self, unit: torch.Tensor, anchors: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
         """Weights [anchors, tokens] of anchors that take in the most alike tokens of a pool; `unit` [tokens, dim]."""
         nearest = (unit[pool] @ unit[anchors].T).argmax(1)
-        member = torch.nn.functional.one_hot(nearest, len(anchors)).T.float()
+        member = torch.nn.functional.one_hot(nearest, len(anchors)).T.to(unit)
         count = member.sum(1, keepdim=True)
         own = (1 / (count + 1)).clamp(min=self.beta)
         weights = unit.new_zeros(len(anchors), len(unit))

@@ -42,6 +42,7 @@ def _round(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     metric, tokens, sizes = (torch.from_numpy(case[name]) for name in ("metric", "x", "size"))
     protected, most = int(case["class_token"]), int(case["max_r"])
     threshold, searched = _threshold(case, metric, protected)
+    most = 0 if int(case["r"]) == 0 else most  # the code leaves such a layer alone
     batch = len(metric) > 1
     groups, anchor = pair_above(metric, threshold, protected, most if most >= 0 else None, True if batch else None)
     reduction = Reduction.merge(groups, sizes[..., 0], anchor=anchor)
@@ -79,10 +80,11 @@ def _layers(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     tokens = torch.from_numpy(case["features"])[None]
     sizes, rows = torch.ones(tokens.shape[:2]), torch.arange(tokens.shape[1])
     protected, threshold = int(case["class_token"]), round(float(case["threshold"]), 6)
+    most = int(case["r"]) if threshold < 0 else None
     found: dict[str, torch.Tensor] = {}
     for layer in range(sum(name.endswith("/metric") for name in case)):
         metric = torch.from_numpy(case[f"layer{layer}/metric"])[None]
-        groups, anchor = pair_above(metric, threshold, protected)
+        groups, anchor = pair_above(metric, threshold, protected, most)
         reduction = Reduction.merge(groups, sizes, anchor=anchor)
         tokens, sizes, rows = reduction.apply(tokens), reduction.sizes(sizes), groups[0, rows]
         found |= {

@@ -18,7 +18,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     )
     method = FastVID(int(case["dyseg_c"]), tau, contextual, int(case["dtm_p"]), beta)
     clip, features, attention, noise = (
-        torch.from_numpy(case[name])
+        torch.from_numpy(case[name]).double()
         for name in ("video_features", "global_features", "frame_attention", "density_noise")
     )
     frames, n, _ = clip.shape

@@ -19,7 +19,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         positions = torch.from_numpy(case["position_ids"])
         cos, sin = sectioned_turns(positions, case["split_section"].tolist(), float(case["rope_theta"]))
         return {f"{name}_out": rotate(torch.from_numpy(case[name]), cos, sin).numpy() for name in "qk"}
-    features = torch.from_numpy(case["features"])[None]
+    features = torch.from_numpy(case["features"]).double()[None]
     n, ratio = features.shape[1], round(float(case["ratio"]), 6)  # stored as float32
     draws = iter([torch.from_numpy(case["density_noise"])])
     merged = ppe(Given(features, (1, n), "projector", draws=draws), ceil(n * ratio))

@@ -13,7 +13,7 @@ from ..compressors.prunevid import FEW, attended, cluster, find_groups
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A clip [frames, n, dim] with draws to merged tokens and sizes of groups, and attention to the tokens kept."""
-    clip = torch.from_numpy(case["video_features"])
+    clip = torch.from_numpy(case["video_features"]).double()
     frames, n, _ = clip.shape
     tau, windows, share, alpha = (  # stored as float32
         round(float(case[name]), 6) for name in ("tau", "temporal_segment_ratio", "cluster_ratio", "alpha")
