@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 
 from .figures import INK, PAPER, STYLE, Figure, Style, inline, save, styles
 from .ranking import SETTING, as_rows, missing
-from .tables import budget_text, file_name, setting_text, show
+from .tables import budget_text, file_name, setting_text, show, telling_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class Kept:
 
     label: str
     budget: str
-    seed: int
+    seed: str
     tokens: float
     entering: float
     last: float
@@ -66,7 +66,8 @@ def explain(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[Eviden
     found: list[Evidence] = []
     for _, part in ranked.groupby(SETTING, dropna=False, sort=False):
         score = part["metric"].iloc[0]
-        rows = [r for r in as_rows(part[part["metric"] == score]) if (r["cell_id"], ENTERING) in kept]
+        part = part[part["metric"] == score]
+        rows = [r for r in as_rows(part.assign(seed=telling_seeds(part))) if (r["cell_id"], ENTERING) in kept]
         if not any(r["kind"] != "untouched" for r in rows):
             continue
         made = tuple(_kept(r, kept) for r in rows)
@@ -81,9 +82,10 @@ def explain(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[Eviden
 def _kept(row: dict[str, Any], kept: dict[tuple[str, str], dict[str, Any]]) -> Kept:
     entering, last, intact = (kept[row["cell_id"], name] for name in (ENTERING, LAST, INTACT))
     return Kept(
-        row["label"], budget_text(row), int(row["seed"]), _float(row["tokens_mean"]), _float(entering["value"]),
-        _float(last["value"]), _float(intact["value"]), row["value"], row["ceiling"] - row["value"],
-        _float(intact["loss_correlation"]),
+        label=row["label"], budget=budget_text(row), seed="" if missing(row["seed"]) else str(row["seed"]),
+        tokens=_float(row["tokens_mean"]), entering=_float(entering["value"]), last=_float(last["value"]),
+        intact=_float(intact["value"]), score=row["value"], lost=row["ceiling"] - row["value"],
+        correlation=_float(intact["loss_correlation"]),
     )  # fmt: skip
 
 

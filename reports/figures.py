@@ -173,7 +173,7 @@ def _whiskers(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
 
 def _front(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     """The front of the cells that are comparable; dashed where it rests on illustrative ones."""
-    able = [r for r in points if r["status"] == "complete" and r["source"] == "measured"]
+    able = [r for r in points if r["status"] == "complete" and r["source"] == "measured" and not r["diagnostic"]]
     if len(able) < 2:
         return
     x, y = np.array([r[cost] for r in able], float), np.array([r["value"] for r in able], float)

@@ -70,6 +70,7 @@ class Row:
     label: str
     kind: str
     floor: bool
+    diagnostic: bool
     verified: str
     budget: str
     budget_value: float
@@ -136,7 +137,7 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
                 for r in as_rows(rows)
             )
         )
-        rows = rows.assign(seed=_telling_seeds(rows))
+        rows = rows.assign(seed=telling_seeds(rows))
         varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
         costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
         made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
@@ -161,7 +162,7 @@ def _order(row: Row) -> tuple[bool, float, float]:
     return row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
 
 
-def _telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
+def telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
     """The seeds of methods that ran with several; of the others a seed says nothing."""
     several = rows.groupby("label")["seed"].transform("nunique") > 1
     return rows["seed"].astype(object).where(several, None)
@@ -180,7 +181,8 @@ def _row(
             None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"], column.unit,
         )  # fmt: skip
     return Row(
-        first["cell_id"], first["label"], first["kind"], bool(first["floor"]), _text(first["verified"]),
+        first["cell_id"], first["label"], first["kind"], bool(first["floor"]), bool(first["diagnostic"]),
+        _text(first["verified"]),
         budget_text(first), _float(first["budget_value"]), {_VARYING[c]: _text(first[c]) for c in varying},
         {c: _float(first[c]) for c in costs}, entries, _notes(records),
     )  # fmt: skip
