@@ -265,6 +265,8 @@ class _Expander:
         return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
+        if entry.meta.get("clips") and self.family != "video_qa":
+            raise Refusal(f"{entry.name} leaves out what frames have in common, and {self.task.name} shows no clips")
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
         return self._fit_tokenizer(entry, choice, budget) if budget else None, None

@@ -42,6 +42,7 @@ def compressor(
     floor: bool = False,
     diagnostic: bool = False,
     stochastic: bool = False,
+    clips: bool = False,
     merges: bool = False,
     keeps_order: bool = True,
     paper: str | None = None,
@@ -57,6 +58,7 @@ def compressor(
         floor: a trivial method that every other must beat.
         diagnostic: knows what no method can know; shown, never ranked.
         stochastic: uses `view.noise`; run with several seeds.
+        clips: leaves out what frames have in common, hence only for tasks of clips.
         merges: makes new tokens, hence bypassed at the full budget; a selector is called there as well.
         keeps_order: kept tokens stay in raster order.
         verified: how far it is known to equal the authors' code; a test holds the claim against the arrays.

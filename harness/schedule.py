@@ -78,7 +78,8 @@ def resolve(method: Compressor, budget: Budget, convention: Convention, shape: M
     (`after_cut`); the other conventions are solved for by bisection, counts being monotone.
 
     Raises:
-        Refusal: the budget is below what the method can reach, with the smallest reachable; or the method's own.
+        Refusal: the budget is below what the method can reach, with the smallest reachable; the convention counts what
+            the method does not change; or the method's own.
     """
     wanted = budget.tokens(shape.tokens)
     if merges and wanted == shape.tokens:
@@ -97,6 +98,11 @@ def resolve(method: Compressor, budget: Budget, convention: Convention, shape: M
         raise Refusal(
             f"budget {budget.text} ({wanted} of {shape.tokens} tokens) cannot be reached under the convention "
             f"{convention}; the smallest reachable is {least:g} ({100 * least / shape.tokens:.4g}%)"
+        )
+    if smallest.count(convention) == at(shape.tokens).count(convention) != wanted:
+        raise Refusal(
+            f"whatever is kept, {smallest.count(convention):g} tokens are counted under the convention {convention}; "
+            f"take another --budget-convention, such as mean"
         )
     high = shape.tokens
     best = smallest

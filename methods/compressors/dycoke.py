@@ -13,6 +13,7 @@ from ...harness.registry import compressor
 @compressor(
     "dycoke",
     places=("projector",),
+    clips=True,
     keeps_order=False,
     paper="arXiv 2411.15024",
     repository="KD-TAO/DyCoke",

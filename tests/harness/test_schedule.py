@@ -83,3 +83,15 @@ def test_papers_layer_numbers_are_scaled_to_other_depths():
     assert SHAPE.scale(2, 32) == 2
     assert ModelShape("x", 64, (8, 8), 6, 6, True).scale(2, 32) == 1
     assert ModelShape("x", 64, (8, 8), 6, 28, True).scale(16, 32) == 14
+
+
+def test_a_convention_that_counts_what_a_method_does_not_change_is_refused():
+    class Leaves(CutOnce):
+        """Half of what enters goes on, and nothing reaches the last layer."""
+
+        def stages(self, keep, shape):
+            return (Stage("projector", keep), Stage("decoder", keep // 2, layer=8), Stage("decoder", 0, layer=24))
+
+    with pytest.raises(Refusal, match="whatever is kept, 0 tokens are counted under the convention after_cut"):
+        resolve(Leaves(), Budget.parse("64"), "after_cut", SHAPE, merges=False)
+    assert resolve(Leaves(), Budget.parse("64"), "entering", SHAPE, merges=False).entering == 64

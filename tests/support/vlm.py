@@ -10,8 +10,7 @@ from toksweep.harness.contracts import Budget, Region, Sample
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 
-CLIPS = ("dycoke",)  # these remove tokens between frames only, and find nothing to remove in one or two pictures
-ENTRIES = [e for e in registry("methods") if e.kind == "compressor" and e.name not in CLIPS]
+ENTRIES = [e for e in registry("methods") if e.kind == "compressor" and not e.meta["clips"]]
 SELECTORS = [e.name for e in ENTRIES if not e.meta["merges"]]
 MERGERS = [e.name for e in ENTRIES if e.meta["merges"]]
 COMPRESSORS = [*SELECTORS, *MERGERS]
