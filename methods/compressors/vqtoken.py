@@ -80,7 +80,7 @@ def elbow(sums: Sequence[float]) -> int:
 
 
 def start(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """First centres, as k-means++ draws them: [batch, n, d] and uniform draws [batch, k] to indices [batch, k]."""
+    """First centres, as k-means++ draws them: unit [batch, n, d] and uniform draws [batch, k] to indices [batch, k]."""
     size, n, _ = points.shape
     picks = torch.zeros(draws.shape, dtype=torch.long, device=points.device)
     weights = torch.ones(size, n, device=points.device)
@@ -91,7 +91,7 @@ def start(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         pick = torch.searchsorted(reached, target, right=True).clamp(max=n - 1)
         picks[:, step] = pick[:, 0]
         centre = points.gather(1, pick[..., None].expand(-1, -1, points.shape[2]))
-        nearest = torch.minimum(nearest, (points - centre).square().sum(-1))
+        nearest = torch.minimum(nearest, (2 - 2 * points @ centre.mT)[..., 0].clamp(min=0))
         weights = nearest + 1e-6
     return picks
 
@@ -116,13 +116,14 @@ def k_means(
     unused = torch.zeros(size, k, dtype=torch.bool, device=points.device)
     if counts is not None:
         unused = torch.arange(k, device=points.device) >= counts[:, None]
-    labels, moving = torch.zeros(size, n, dtype=torch.long, device=points.device), torch.ones(size, 1, 1).to(points) > 0
+    labels = torch.zeros(size, n, dtype=torch.long, device=points.device)
+    moving = torch.ones(size, 1, 1, dtype=torch.bool, device=points.device)
     for _ in range(most):
         distance = 1 - points @ torch.nn.functional.normalize(centres, dim=-1).mT
         labels = torch.where(moving[..., 0], distance.masked_fill(unused[:, None], torch.inf).argmin(-1), labels)
-        total = torch.zeros_like(centres).scatter_add_(1, labels[..., None].expand_as(points), points)
-        count = torch.zeros(size, k, 1, device=points.device)
-        count.scatter_add_(1, labels[..., None], torch.ones(size, n, 1, device=points.device))
+        flat = (labels + k * torch.arange(size, device=points.device)[:, None]).flatten()
+        total = points.new_zeros(size * k, d).index_add_(0, flat, points.flatten(0, 1)).view(size, k, d)
+        count = torch.bincount(flat, minlength=size * k).view(size, k, 1)
         means = torch.where(count > 0, total / count.clamp(min=1), centres)
         moving = moving & ((means - centres).norm(dim=(1, 2), keepdim=True) >= tolerance)
         if not bool(moving.any()):

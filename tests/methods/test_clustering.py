@@ -87,7 +87,7 @@ def test_three_kinds_of_tokens_are_three_clusters():
 
 
 def test_the_first_centre_is_any_point_and_the_next_a_far_one():
-    points = torch.tensor([[[1.0, 0.0], [1.0, 0.001], [0.0, 1.0]]])
+    points = torch.nn.functional.normalize(torch.tensor([[[1.0, 0.0], [1.0, 0.001], [0.0, 1.0]]]), dim=-1)
     assert start(points, torch.tensor([[0.0, 0.5]]))[0].tolist() == [0, 2]
     assert start(points, torch.tensor([[0.5, 0.5]]))[0].tolist() == [1, 2]
     assert start(points, torch.tensor([[0.999, 0.1]]))[0, 0] == 2
