@@ -78,10 +78,10 @@ def test_executed_counts_win_over_promised_ones():
     )
 
 
-def test_two_pictures_double_vision_projector_and_selector_and_share_one_prompt():
+def test_two_pictures_double_vision_and_projector_and_share_one_prompt():
     schedule = lay_out((Stage("projector", 4),), SHAPE)
     one, two = (closed_form(small_config(), schedule, 5, images=n, selector=7) for n in (1, 2))
-    assert (two.vision, two.projector, two.compressor) == (2 * one.vision, 2 * one.projector, 2 * 7)
+    assert (two.vision, two.projector, two.compressor) == (2 * one.vision, 2 * one.projector, 7)
     assert two.prefill == prefill_flops(small_config(), 5, [8] * 4)
 
 
@@ -90,6 +90,28 @@ def test_attention_rows_that_are_read_count_as_the_compressors():
     assert closed_form(small_config(), schedule, 5).compressor == 2 * (5 + 16) * 48
     schedule = lay_out((Stage("projector", 4, reads=("class_attention@-2",)),), SHAPE)
     assert closed_form(small_config(), schedule, 5, images=2).compressor == 2 * 2 * 17 * 24
+
+
+def test_a_mean_row_costs_every_row_and_a_layer_that_is_asked_ahead_its_keys_and_the_queries_read():
+    mean = lay_out((Stage("projector", 4, reads=("received_attention@-2",)),), SHAPE)
+    assert closed_form(small_config(), mean, 5).compressor == 2 * 17 * 17 * 24
+    tokens, keys, query = 5 + 16, 2 * 32 * 24, 2 * 32 * 48
+    for name, rows in (("next_keys", 0), ("next_last_attention", 1), ("next_visual_attention", 16)):
+        ahead = lay_out((Stage("decoder", 4, layer=2, reads=(name,)),), SHAPE)
+        found = closed_form(small_config(), ahead, 5).compressor
+        assert found == tokens * keys + rows * (query + 2 * tokens * 48)
+
+
+def test_text_behind_the_picture_is_what_is_read_of_text():
+    schedule = lay_out((Stage("decoder", 4, layer=2, reads=("text_attention",)),), SHAPE)
+    assert closed_form(small_config(), schedule, 5, behind=3).compressor == 3 * 2 * 21 * 48
+
+
+def test_rows_that_are_cut_in_front_of_the_projector_save_there_too():
+    cut = Stage("projector", 4, reads=("class_token",), features=True)
+    assert closed_form(small_config(), lay_out((cut,), SHAPE), 5).projector == 2 * 4 * (24 * 32 + 32 * 32)
+    behind = Stage("projector", 4, reads=("class_token",))
+    assert closed_form(small_config(), lay_out((behind,), SHAPE), 5).projector == 2 * 17 * (24 * 32 + 32 * 32)
 
 
 def test_a_signal_without_a_known_cost_is_refused():

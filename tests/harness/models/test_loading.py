@@ -9,9 +9,12 @@ import tiny
 import torch
 import vlm
 from PIL import Image
-from toksweep.harness.contracts import Sample, UserError
+from toksweep.harness.contracts import Budget, Refusal, Sample, UserError
 from toksweep.harness.models import model_info, model_shape, open_model
+from toksweep.harness.plan import fit_compressor
+from toksweep.harness.registry import registry
 from toksweep.harness.schedule import untouched
+from toksweep.harness.spec import MethodChoice
 
 
 @pytest.fixture
@@ -50,6 +53,36 @@ def test_a_family_names_what_it_lacks(llava_folder):
     family = model_shape(str(llava_folder))[1]
     assert family.lacking(("projector",), ("class_attention@-2",)) == []
     assert family.lacking(("attention",), ("text",)) == ["the place attention", "the signal text"]
+
+
+def asks(folder, encoder=None):
+    entry = registry("methods").get("cdpruner")
+    return fit_compressor(entry, MethodChoice("cdpruner"), Budget.parse(8), "mean", model_info(str(folder), encoder))
+
+
+def test_a_method_that_reads_a_text_encoder_is_refused_without_one_and_told_the_flag(llava_folder, clip_folder):
+    with pytest.raises(Refusal, match="cdpruner needs a text encoder: add --text-encoder"):
+        asks(llava_folder)
+    assert asks(llava_folder, str(clip_folder))[1].entering == 8
+
+
+def test_a_text_encoder_of_another_tower_is_named_with_both_widths(llava_folder, clip_folder, tmp_path):
+    other = shutil.copytree(clip_folder, tmp_path / "other")
+    vision = json.loads((other / "config.json").read_text())["vision_config"] | {"hidden_size": 48}
+    change(other, vision_config=vision)
+    with pytest.raises(UserError, match=r"other projects features of width 48, and the vision tower of .* has 32"):
+        model_info(str(llava_folder), str(other))
+
+
+def test_a_text_encoder_that_is_no_clip_is_named(llava_folder):
+    with pytest.raises(UserError, match="is a llava: --text-encoder takes a CLIP checkpoint"):
+        model_info(str(llava_folder), str(llava_folder))
+
+
+def test_the_text_encoder_is_part_of_the_identity_of_a_cell_that_reads_it(llava_folder, clip_folder):
+    first = model_info(str(llava_folder), str(clip_folder)).text_encoder.revision
+    assert len(first) == 16
+    assert first == model_info(str(llava_folder), str(clip_folder)).text_encoder.revision
 
 
 def test_merging_is_not_served_where_features_of_several_layers_are_joined(copy):
