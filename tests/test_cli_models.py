@@ -197,3 +197,18 @@ def test_the_parquet_file_reads_back_with_its_columns(swept):
     from toksweep.results.records import COLUMNS
 
     assert list(pd.read_parquet(swept / "cells.parquet").columns) == list(COLUMNS)
+
+
+def test_a_method_of_clips_and_one_without_its_text_encoder_are_refused_by_the_plan(home):
+    methods = ["--method", "dycoke", "--method", "cdpruner", "--method", "divprune"]
+    done = toksweep("sweep", *FLAGS, *methods, "--budget", "50%", "--dry-run", "--json", cwd=home)
+    reasons = {r["method"]: r["reason"] for r in json.loads(done.stdout)["refused"]}
+    assert "images_qa shows no clips" in reasons["dycoke"]
+    assert "--text-encoder" in reasons["cdpruner"]
+
+
+def test_a_task_that_was_made_for_a_model_asks_it(home):
+    done = toksweep("sweep", "--task", "synth_vqa", "--limit", "4", "--dry-run", "--json", cwd=home)
+    rows = json.loads(done.stdout)["plan"]
+    assert {row["model"] for row in rows} == {"toksweep-mini"}
+    assert {row["samples"] for row in rows} == {4}

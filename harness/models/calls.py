@@ -109,6 +109,8 @@ class Calls:
             tuple(self._generators[images[0]] for images in rows), class_index, image=image, shape=self._shape,
         )  # fmt: skip
         reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
+        if not isinstance(reduction, Reduction):
+            raise BrokenPromiseError(f"{self._where(stage)} returned a {type(reduction).__name__}, not a Reduction")
         # In the encoder the class token flows on beside the tokens that are counted; elsewhere it is one of them.
         beside = int(stage.place == "encoder" and class_index is not None)
         self._check(stage, rows, tokens, reduction, class_index)

@@ -227,6 +227,16 @@ def test_a_broken_promise_names_method_picture_asked_and_got(llava, kind, return
         llava.prefill(batch, None, Wrong(returns), schedule, seed=0, budget_kind=kind)
 
 
+def test_a_method_that_returns_something_else_is_an_error(llava):
+    class Indices:
+        def reduce(self, view, keep):
+            return torch.arange(keep).expand(len(view.tokens), -1)
+
+    schedule = lay_out((Stage("projector", 8),), llava.shape)
+    with pytest.raises(BrokenPromiseError, match="Indices at projector returned a Tensor, not a Reduction"):
+        llava.prefill(vlm.batch(llava), None, Indices(), schedule, seed=0)
+
+
 def test_a_method_that_names_a_token_that_is_not_there_is_an_error(llava):
     class Beyond:
         def reduce(self, view, keep):
