@@ -1,39 +1,18 @@
 """Every registered compressor on plain views, and the promises of its decorator."""
 
 import dataclasses
-import zlib
 
 import pytest
 import torch
-from toksweep.harness.contracts import Budget, ModelShape, Refusal, UserError, View
+from toksweep.harness.contracts import Budget, ModelShape, Refusal, UserError
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, resolve, untouched
+from views import SHAPE as SMALL
+from views import images, view
 
 LLAVA = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
-SMALL = ModelShape("llava", 16, (4, 4), 5, 6, True, feature_layers=4)
 ENTRIES = {e.name: e for e in registry("methods") if e.kind == "compressor"}
 pytestmark = pytest.mark.parametrize("name", ENTRIES)
-
-
-def signal(name, rows, n, seed):
-    """Random numbers of the shape that `View` states for a signal, over n visual and 5 text tokens, 4 heads."""
-    kind = name.partition("@")[0]
-    shape = {
-        "class_token": (1, 12), "class_query": (4, 8), "features": (n, 12), "clip_patches": (n, 6),
-        "clip_text": (2, 6), "text_embeddings": (5, 12), "entering": (16, 12), "normed": (n, 12),
-        "text_normed": (5, 12), "text_keys": (4, 5, 8), "text_attention": (4, 5, n), "next_text_attention": (4, 5, n),
-        "keys": (4, n + int("@" in name), 8), "next_keys": (4, n, 8), "evidence": (n,),
-        "prompt_queries": (4, n + 5, 8), "prompt_keys": (4, n + 5, 8),
-    }.get(kind, (4, n))  # fmt: skip
-    if kind == "places":  # behind two words
-        return (torch.arange(n) + 2).expand(rows, -1)
-    draws = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-    draw = torch.rand if "attention" in kind else torch.randn
-    return draw(rows, *shape, generator=draws)
-
-
-def images(stage):
-    return 8 if stage.joint else 1
 
 
 def reduce(method, seen, keep):
@@ -42,20 +21,6 @@ def reduce(method, seen, keep):
         return method.reduce(seen, keep)
     except Refusal as refusal:
         pytest.skip(str(refusal))
-
-
-def view(stage, n, rows=3, seed=0):
-    """A view of random tokens of one image, or eight for a joint stage; with a class token where there is one."""
-    total, inside, behind = images(stage) * n, int(stage.place == "encoder"), int("class_token" in stage.reads)
-    length = inside + total + behind
-    origin = torch.cat([torch.full((inside,), -1), torch.arange(n).repeat(images(stage)), torch.full((behind,), -1)])
-    return View(
-        torch.randn(rows, length, 12, generator=torch.Generator().manual_seed(seed)), SMALL.grid, stage.place,
-        stage.layer, torch.ones(rows, length), origin.expand(rows, -1),
-        {name: signal(name, rows, total + inside, seed) for name in stage.reads},
-        tuple(torch.Generator().manual_seed(s) for s in range(rows)), 0 if inside else total if behind else None,
-        torch.arange(images(stage)).repeat_interleave(n).expand(rows, -1) if stage.joint else None, SMALL,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("budget", [3, 7, 11])
