@@ -1,8 +1,9 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
 Stages: `tower` (dense labels per patch, and several labels for the class token), then with the tower frozen `language`
-(projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again)
-and `films` (clips as well); and at last a text encoder for the class token's space.
+(projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again),
+`moments` (what hangs on time, in four frames) and `films` (pictures and clips); and at last a text encoder for the class
+token's space.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
@@ -45,7 +46,7 @@ class Plan:
     clips: int = 0
     """Clips of every step, beside the scenes."""
     kind: str = "scenes"
-    """Of the pictures: `patches`, `scenes` or `places`; see `batches.Stream`."""
+    """Of the pictures: `patches`, `scenes`, `places` or `moments`; see `batches.Stream`."""
     tower: bool = False
     language: bool = True
     """What learns: the vision tower, the projector and the language model."""
@@ -315,7 +316,8 @@ PLANS = {
     "language": Plan(steps=740, size=16),
     "places": Plan(steps=160, size=16, kind="places"),
     "scenes": Plan(steps=600, size=16),
-    "films": Plan(steps=1500, size=4, clips=2),
+    "moments": Plan(steps=600, size=6, kind="moments"),
+    "films": Plan(steps=900, size=8, clips=2),
 }
 
 
