@@ -53,7 +53,11 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
         Refusal: a cut that adds tokens, or lies at a layer that the model lacks.
     """
     count, layers = shape.tokens, [shape.tokens] * shape.llm_layers
+    projected = False
     for stage in stages:
+        if stage.features and projected:
+            raise Refusal("cuts what goes into the projector after what has come out of it")
+        projected = projected or (stage.place == "projector" and not stage.features)
         depth = {"encoder": shape.feature_layers or shape.vision_layers, "decoder": shape.llm_layers}.get(
             stage.place, 1
         )

@@ -17,8 +17,9 @@ from torch import nn
 from ..contracts import Compressor, ModelShape, Sample, Stage, UserError
 from ..schedule import Schedule
 from .calls import BudgetKind, Calls
-from .cutter import Cutter, Span, reduce_span, settled, whole_span
+from .cutter import Cutter
 from .data import Answer, Batch, Encoded, FamilyInfo
+from .door import enter
 from .encoder import Block, Merger
 from .evidence import footprint, survivals
 from .signals import CLIP, READABLE, TOWER, tower_signals
@@ -300,7 +301,8 @@ class VisionLanguageModel(ABC):
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
         if encoded is None or any(s.place in ("pixel", "encoder") for s in stages):
             encoded = self._encode(batch, reads, stages, calls)
-        ids, span, features = self._assemble(batch, encoded, stages, calls)
+        words = self.model.get_input_embeddings()  # type: ignore[operator]
+        ids, span, features = enter(batch, encoded, stages, calls, placeholder=self.placeholder, words=words)
         decoder = [s for s in stages if s.place == "decoder"]
         cutter = Cutter(self.text_model, decoder, calls, span)
         cache = self._new_cache()
@@ -327,63 +329,6 @@ class VisionLanguageModel(ABC):
             return not layer
         depth = self.shape.vision_layers
         return layer.lstrip("-").isdigit() and -depth <= int(layer) < depth
-
-    def _assemble(
-        self, batch: Batch, encoded: Encoded, stages: Sequence[Stage], calls: Calls | None
-    ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:
-        """The prompt as it enters the LLM: ids, span and visual tokens after all cuts in front of it."""
-        span = whole_span(self._visual(batch), batch.attention_mask.bool())
-        behind = span.behind
-        ids, features, projected = batch.input_ids, encoded.features, False
-        if any(s.place in ("pixel", "encoder") for s in stages):
-            slots = span.slots()
-            kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
-            order, span = span.cut(kept, renumber=True)
-            ids = ids.gather(1, order)
-        for stage in stages:
-            if stage.place == "projector":
-                assert calls is not None
-                if not stage.features and not projected:
-                    features, projected = self._at_the_door(encoded, features), True
-                tokens, class_index = features, None
-                if "class_token" in stage.reads:
-                    beside = encoded.class_rows if stage.features else encoded.class_tokens
-                    class_index = len(features[0])
-                    tokens = tuple(torch.cat([f, c]) for f, c in zip(features, beside, strict=True))
-                signals = self._projector_signals(batch, encoded, stage, behind)
-                order, span, reduced = reduce_span(span, stage, calls, tokens, signals, class_index=class_index)
-                ids, features = ids.gather(1, order), tuple(reduced)
-        if not projected:
-            features = self._at_the_door(encoded, features)
-        # A dropped placeholder that has become padding must not ask for a visual token.
-        return ids.masked_fill(~span.valid, 0), settled(span), list(features)
-
-    def _at_the_door(self, encoded: Encoded, features: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return encoded.tokens if features is encoded.features else encoded.projected(features)
-
-    def _projector_signals(
-        self, batch: Batch, encoded: Encoded, stage: Stage, behind: Sequence[int]
-    ) -> dict[str, Sequence[torch.Tensor]]:
-        found: dict[str, Sequence[torch.Tensor]] = {}
-        for name in stage.reads:
-            if name == "features":
-                found[name] = encoded.features
-            elif name == "text_embeddings":
-                words = self.model.get_input_embeddings()  # type: ignore[operator]
-                length = batch.input_ids.shape[1]
-                found[name] = [words(batch.input_ids[row, length - behind[row] :]) for row in batch.owner]
-            elif name != "class_token":
-                found[name] = encoded.signals[name]
-        return found
-
-    def _visual(self, batch: Batch) -> torch.Tensor:
-        """[batch, length] which image every slot of the full prompt belongs to, -1 for text."""
-        on = batch.input_ids == self.placeholder
-        visual = torch.full_like(batch.input_ids, -1)
-        for row in range(len(batch.sample_ids)):
-            numbers = torch.tensor(batch.images_of(row), device=self.device)
-            visual[row, on[row]] = numbers.repeat_interleave(self.shape.tokens)
-        return visual
 
     def _forward(
         self, ids: torch.Tensor, valid: torch.Tensor, position: torch.Tensor, cache: object,

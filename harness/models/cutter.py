@@ -79,9 +79,12 @@ class Span:
 
 def reduce_span(
     span: Span, stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor],
-    signals: Mapping[str, Sequence[torch.Tensor]], *, class_index: int | None = None,
+    signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False,
 ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
+
+    Args:
+        class_last: the last token of every image is a class token.
 
     Returns:
         As `Span.cut`, and the reduced tokens of every image.
@@ -101,6 +104,7 @@ def reduce_span(
         stacked = torch.stack([one.tokens for one in group])
         read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
         rows = [one.images for one in group]
+        class_index = stacked.shape[1] - 1 if class_last else None
         reduction, counts = calls.reduce(stage, rows, stacked, read, class_index=class_index)
         renumber = renumber or _renumbers(reduction)
         out = reduction.apply(stacked)

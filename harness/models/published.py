@@ -31,7 +31,7 @@ def stored_path(ref: str) -> Path:
 
 
 def local_folder(ref: str) -> Path | None:
-    """The folder of a model that comes with the package, by its name, or that `ref` is the path of; None of a hub id."""
+    """The folder of a model that comes with the package, by its name, or the one that `ref` is the path of."""
     path = Path(ref).expanduser()
     return embedded().get(ref) or (path if path.is_dir() else None)
 

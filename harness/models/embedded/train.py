@@ -1,9 +1,9 @@
 """Trains `toksweep-mini`: `python -m toksweep.harness.models.embedded.train --out DIR`, resumable, on a CPU or a GPU.
 
-Stages: `tower` (dense labels per patch, and several labels for the class token), then with the tower frozen `language`
+Stages: `tower` (dense labels per patch, several labels for the class token), then with the tower frozen `language`
 (projector and language model on pictures), `places` (where things are, and nothing else), `scenes` (everything again),
-`moments` (what hangs on time, in four frames) and `films` (pictures and clips); and at last a text encoder for the space
-of the class token.
+`moments` (what hangs on time, in four frames) and `films` (pictures and clips); and at last a text encoder for the
+space of the class token.
 Every stage reads training seeds that no other stage and no evaluation reads. Full tokens only, throughout.
 """
 
