@@ -385,7 +385,13 @@ class Reduction:
         """Keep the tokens at `indices`, in that order: [batch, k], or one 1-D tensor per batch row."""
         import torch
 
-        rows = list(indices.unbind(0)) if isinstance(indices, torch.Tensor) else list(indices)
+        if isinstance(indices, torch.Tensor):
+            size, k = indices.shape
+            batch = torch.arange(size, device=indices.device)[:, None].expand(size, k).reshape(-1)
+            row, anchor = torch.arange(k, device=indices.device).repeat(size), indices.long()
+            weight = torch.ones(size * k, device=indices.device)
+            return cls(sources, torch.full((size,), k), batch, row, anchor.reshape(-1), weight, anchor, position)
+        rows = list(indices)
         counts = torch.tensor([len(r) for r in rows], dtype=torch.long)
         source = torch.cat(rows).long() if rows else torch.zeros(0, dtype=torch.long)
         device = source.device
@@ -459,17 +465,15 @@ class Reduction:
         if n != self.sources:
             raise ValueError(f"a reduction of {self.sources} tokens was applied to {n}")
         width = self.anchor.shape[1]
-        picked = tokens.reshape(size * n, dim)[self.batch * n + self.source]
-        if self.is_selection:
-            out = tokens.new_zeros(size * width, dim)
-            out[self.batch * width + self.row] = picked
-        else:
+        picked = tokens.reshape(size * n, dim).index_select(0, self.batch * n + self.source)
+        place = self.batch * width + self.row
+        if not self.is_selection:
             wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
             terms = picked.to(wide) * self.weight.to(wide)[:, None]
-            out = (
-                terms.new_zeros(size * width, dim).index_add_(0, self.batch * width + self.row, terms).to(tokens.dtype)
-            )
-        return out.view(size, width, dim)
+            picked = terms.new_zeros(size * width, dim).index_add_(0, place, terms).to(tokens.dtype)
+        elif len(place) < size * width or bool((place[1:] < place[:-1]).any()):
+            picked = tokens.new_zeros(size * width, dim).index_copy_(0, place, picked)
+        return picked.view(size, width, dim)
 
     def sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """How many original patches each kept token stands for: [batch, n] to [batch, max(counts)]."""
