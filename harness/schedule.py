@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .contracts import Budget, Compressor, Convention, ModelShape, Refusal, Stage
+from .contracts import PLACES, Budget, Compressor, Convention, ModelShape, Refusal, Stage
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
     """The counts that stages promise.
 
     Raises:
-        Refusal: a cut that adds tokens, or lies at a layer that the model lacks.
+        Refusal: a cut that adds tokens, lies at a layer that the model lacks, or stands in front of an earlier one.
     """
     count, layers = shape.tokens, [shape.tokens] * shape.llm_layers
-    projected = False
+    projected, met = False, (-1, -1)
     for stage in stages:
         if stage.features and projected:
             raise Refusal("cuts what goes into the projector after what has come out of it")
@@ -65,6 +65,12 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
         if not 0 <= layer < depth or (stage.place == "decoder" and layer == 0):
             first = 1 if stage.place == "decoder" else 0
             raise Refusal(f"cuts at {stage.place} layer {layer}; this model has layers {first} to {depth - 1} for that")
+        here = (PLACES.index(stage.place), layer)
+        if here < met or (here == met and stage.layer is not None):
+            raise Refusal(
+                f"cuts at {stage.place} layer {layer} twice, or out of the order in which tokens meet the cuts"
+            )
+        met = here
         if stage.keep > count:
             raise Refusal(f"asks for {stage.keep} of {count} tokens at {stage.place} layer {layer}")
         count = stage.keep

@@ -95,3 +95,23 @@ def test_a_convention_that_counts_what_a_method_does_not_change_is_refused():
     with pytest.raises(Refusal, match="whatever is kept, 0 tokens are counted under the convention after_cut"):
         resolve(Leaves(), Budget.parse("64"), "after_cut", SHAPE, merges=False)
     assert resolve(Leaves(), Budget.parse("64"), "entering", SHAPE, merges=False).entering == 64
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (Stage("decoder", 200, layer=4), Stage("decoder", 100, layer=4)),
+        (Stage("decoder", 200, layer=4), Stage("decoder", 100, layer=3)),
+        (Stage("decoder", 200, layer=4), Stage("projector", 100)),
+        (Stage("projector", 200), Stage("encoder", 100, layer=4)),
+    ],
+)
+def test_cuts_come_in_the_order_in_which_tokens_meet_them_and_once_in_a_layer(stages):
+    with pytest.raises(Refusal, match="twice, or out of the order"):
+        lay_out(stages, SHAPE)
+
+
+def test_what_goes_into_the_projector_is_not_cut_after_what_comes_out():
+    with pytest.raises(Refusal, match="goes into the projector after"):
+        lay_out((Stage("projector", 200), Stage("projector", 100, features=True)), SHAPE)
+    assert lay_out((Stage("projector", 200, features=True), Stage("projector", 100)), SHAPE).entering == 100
