@@ -12,22 +12,26 @@ Row = dict[str, object]
 def listing(what: str) -> tuple[list[Row], list[Broken]]:
     """Rows of one kind, and the plug-ins that cannot be read."""
     if what == "models":
-        return _stored_models(), []
+        return _models(), []
     found = registry(what)
     make = {"methods": _method, "tasks": _task, "metrics": _metric}[what]
     return [make(e.name, e.kind, dict(e.meta), e.summary) for e in found], found.broken
 
 
-def _stored_models() -> list[Row]:
-    """Published models whose configuration is stored with us; any folder or hub id of their classes will do as well."""
+def _models() -> list[Row]:
+    """Models that come with us, and published ones whose configuration is stored with us; any folder or hub id of their
+    classes will do as well."""
+    from .models.embedded import embedded
     from .models.published import stored_configs, stored_path
 
+    here = {name: folder / "config.json" for name, folder in embedded().items()}
     rows: list[Row] = []
-    for ref in stored_configs():
-        config = json.loads(stored_path(ref).read_text(encoding="utf-8"))
+    for ref, path in [*here.items(), *((ref, stored_path(ref)) for ref in stored_configs())]:
+        config = json.loads(path.read_text(encoding="utf-8"))
         rows.append(
             {
                 "name": ref,
+                "weights": "with us" if ref in here else "on the hub",
                 "class": config["architectures"][0],
                 "visual_tokens": config.get("image_seq_length"),
                 "vision_layers": config["vision_config"].get("num_hidden_layers"),
