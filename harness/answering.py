@@ -129,7 +129,7 @@ class AnsweringBench(Bench):
     def _seen(self, cell: PlannedCell, opened: Opened, answer: Answer | Exception) -> Observation:
         if isinstance(answer, Exception):
             return Observation(failure(opened.sample, answer))
-        shapes = {
+        shapes: dict[str, Any] = {
             "images": len(opened.images), "behind": answer.text_behind, "segments": answer.segments,
             "encoder": self.encoder,
         }  # fmt: skip

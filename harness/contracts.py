@@ -309,6 +309,11 @@ class View:
     - decoder, of the layer behind the cut as it would be without it: `next_last_attention` and `next_text_attention`,
       as above; `next_visual_attention` [batch, heads, n], the mean row of all visual queries; `next_keys`.
     - decoder, of the LLM's input: `entering` [batch, m, dim], the visual tokens; `text_embeddings` [batch, t, dim].
+
+    Keys of an LLM have as many heads as it has key heads, fewer than queries in grouped-query attention. Where a view
+    holds all images of a sample, what has a row per token or patch holds them one after another (each image's class
+    token in front of its own keys), `class_query@L` is [batch, images, heads, d], and what belongs to the prompt is
+    there once. Images share a view if the shapes of all that is read are equal.
     """
 
     tokens: torch.Tensor

@@ -163,7 +163,7 @@ def _tower_signal(
     encoder: PretrainedConfig | None,
 ) -> int:  # fmt: skip
     kind, _, layer = name.partition("@")
-    width = config.vision_config.hidden_size
+    width: int = config.vision_config.hidden_size
     if kind in ("class_attention", "received_attention"):
         tokens = tower_tokens(config, schedule)[int(layer)][0]
         return images * 2 * tokens * width * (tokens if kind == "received_attention" else 1)
@@ -171,7 +171,7 @@ def _tower_signal(
         if encoder is None:
             raise Refusal(f"the cost of the signal {name} is known only where a text encoder is named")
         if kind == "clip_patches":
-            return images * 2 * features(schedule) * width * encoder.projection_dim
+            return images * 2 * features(schedule) * width * int(encoder.projection_dim)
         return segments * text_encoder_flops(encoder)
     if kind not in _FREE_AT_PROJECTOR:
         raise Refusal(f"the cost of the signal {name} is not known")

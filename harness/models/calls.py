@@ -203,8 +203,8 @@ class Calls:
 
     def _left(self, images: tuple[int, ...], full: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         one = resampled(self.grid, full) if self.resized else torch.eye(full[0] * full[1])
-        wide = torch.block_diag(*[one] * len(images))
-        weights = dict(zip(images, wide.split(len(one)), strict=True))
+        wide: torch.Tensor = torch.block_diag(*[one] * len(images))  # type: ignore[no-untyped-call]
+        weights = dict(zip(images, wide.chunk(len(images)), strict=True))
         entering = dict(weights)
         for step in self._steps_of(images):
             made, number, own = step.reduction, step.number, [weights[i] for i in step.images]

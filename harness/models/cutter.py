@@ -112,11 +112,12 @@ def reduce_span(
             places = torch.cat([slots[i][1] for i in images])
             total = sum(counts[number])
             position = _positions(span.position[..., slots[images[0]][0], :], places, reduction, number, total)
-            parts = zip(out[number, :total].split(counts[number]), position.split(counts[number], -1), strict=True)
-            for i, (left, stand) in zip(images, parts, strict=True):
-                if len(left) > len(slots[i][1]):
-                    raise BrokenPromiseError(f"{len(left)} tokens were returned for a picture of {len(slots[i][1])}")
-                reduced[i], kept[i] = left, stand
+            start = 0
+            for i, count in zip(images, counts[number], strict=True):
+                if count > len(slots[i][1]):
+                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(slots[i][1])}")
+                reduced[i], kept[i] = out[number, start : start + count], position[..., start : start + count]
+                start += count
     order, shorter = span.cut(kept, renumber)
     return order, shorter, [reduced[i] for i in range(len(tokens))]
 

@@ -90,7 +90,8 @@ class Encoded:
 
     def projected(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Features of every image, or what was made of them, through the projector in one go."""
-        return self.project(torch.cat(list(features))).split([len(rows) for rows in features])
+        rows = self.project(torch.cat(list(features)))
+        return tuple(torch.split(rows, [len(own) for own in features]))
 
     def of(self, images: Sequence[int]) -> Encoded:
         """The share of some images, which is computed no second time."""

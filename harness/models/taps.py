@@ -99,7 +99,7 @@ class Probe(Seen):
             UserError: a layer that does not project queries and keys apart, behind a norm of its own.
         """
         attention: Any = layer.self_attn
-        self._turn = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+        self._turn: Any = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
         if not self._turn or not hasattr(layer, "input_layernorm") or not hasattr(attention, "q_proj"):
             raise UserError(
                 f"Queries cannot be computed beside a {type(layer).__name__}: choose a method that reads no signal "
