@@ -229,7 +229,7 @@ def verify(
     method: Annotated[str | None, typer.Argument(help="A compressor: its name, or the path of a Python file.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A folder of arrays made by the authors' code.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Write what our code computes to this folder.")] = None,
-    model: Annotated[str, typer.Option(help="What the compressor is tried in.")] = "toksweep-mini",
+    model: Annotated[str | None, typer.Option(help="What it is tried in [default: a small one of ours].")] = None,
     task: Annotated[str, typer.Option(help="A task whose samples name their evidence.")] = "synth_vqa",
     as_json: Json = False,
 ) -> None:
@@ -246,7 +246,7 @@ def verify(
         name, parameters = parse_call(method)
         findings = truth_test(registry("methods").get(name), parameters, model, task)
         rows = [asdict(finding) for finding in findings]
-        _print_json(rows) if as_json else _print_table(rows, title=f"{method} in {model}")
+        _print_json(rows) if as_json else _print_table(rows, title=f"{method} in {model or 'a small model'}")
         raise typer.Exit(1 if any(f.status == "fail" for f in findings) else 0)
     assert reference is not None
     result = verify_reference(reference, dump, [method] if method else None)

@@ -14,6 +14,7 @@ from . import schedule
 from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .models import ModelInfo, model_info
+from .models.embedded import embedded
 from .models.text_encoder import NEEDED
 from .registry import Entry, registry
 from .schedule import Schedule
@@ -167,7 +168,8 @@ def _models(entry: Entry, spec: SweepSpec) -> Sequence[ModelInfo | None]:
     """The models that a task asks: those of the user, else the one that was made for it."""
     if entry.meta["family"] == "reconstruction":
         return [None]
-    named = spec.models or ((str(entry.meta["model"]),) if entry.meta["model"] else ())
+    own = str(entry.meta["model"])
+    named = spec.models or ((own,) if own in embedded() else ())
     if not named:
         raise UserError(
             f"Task {entry.name} asks a model: add --model with a folder or a hub id, see toksweep list models."

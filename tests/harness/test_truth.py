@@ -7,6 +7,7 @@ import textwrap
 import pytest
 import torch
 from toksweep.harness.contracts import UserError
+from toksweep.harness.models.embedded import embedded
 from toksweep.harness.registry import registry
 from toksweep.harness.truth import truth_test
 
@@ -40,7 +41,7 @@ def findings(tmp_path, monkeypatch):
         path.write_text(
             HEAD + HONEST.format(name=name, body=textwrap.indent(textwrap.dedent(body).strip(), "    ").strip())
         )
-        found = truth_test(registry("methods").get(str(path)), {}, "toksweep-mini", "synth_vqa", questions=questions)
+        found = truth_test(registry("methods").get(str(path)), {}, None, "synth_vqa", questions=questions)
         return {f.promise: f for f in found}
 
     yield find
@@ -57,10 +58,11 @@ def test_an_honest_method_keeps_every_promise(findings):
         "return Reduction.keep(chosen(view, keep), view.tokens.shape[1], position='renumber')", questions=96
     )
     assert not broken(found)
-    assert found["inverted scores do worse"].status == "pass"
+    assert found["inverted scores do worse"].status == ("pass" if embedded() else "open")
     assert len(found) == 8
 
 
+@pytest.mark.skipif(not embedded(), reason="needs trained weights, and none come with this version")
 def test_keeping_the_lowest_scores_is_caught(findings):
     found = findings(
         """
@@ -138,4 +140,4 @@ def test_a_method_that_raises_fails_and_the_other_checks_go_on(findings):
 
 def test_only_compressors_are_tried():
     with pytest.raises(UserError, match="jpeg is a tokenizer"):
-        truth_test(registry("methods").get("jpeg"), {}, "toksweep-mini", "synth_vqa")
+        truth_test(registry("methods").get("jpeg"), {}, None, "synth_vqa")

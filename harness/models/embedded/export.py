@@ -58,6 +58,16 @@ def export(run: Path, out: Path) -> list[Path]:
     return folders
 
 
+def untrained(folder: Path) -> Path:
+    """The model with random weights, for checks that mean something without a trained one."""
+    from transformers import LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(mini.config()).save_pretrained(folder)
+    mini.processor().save_pretrained(folder)
+    return folder
+
+
 def main() -> None:
     """Export one run."""
     parser = argparse.ArgumentParser(description=__doc__)
