@@ -393,7 +393,7 @@ class Reduction:
         if isinstance(indices, torch.Tensor):
             size, k = indices.shape
             batch = torch.arange(size, device=indices.device)[:, None].expand(size, k).reshape(-1)
-            row, anchor = torch.arange(k, device=indices.device).repeat(size), indices.long()
+            row, anchor = torch.arange(k, device=indices.device).expand(size, k).reshape(-1), indices.long()
             weight = torch.ones(size * k, device=indices.device)
             return cls(sources, torch.full((size,), k), batch, row, anchor.reshape(-1), weight, anchor, position)
         rows = list(indices)
@@ -470,13 +470,15 @@ class Reduction:
         if n != self.sources:
             raise ValueError(f"a reduction of {self.sources} tokens was applied to {n}")
         width = self.anchor.shape[1]
-        picked = tokens.reshape(size * n, dim).index_select(0, self.batch * n + self.source)
-        place = self.batch * width + self.row
+        flat, place = (
+            (self.batch * n + self.source, self.batch * width + self.row) if size > 1 else (self.source, self.row)
+        )
+        picked = tokens.reshape(size * n, dim).index_select(0, flat)
         if not self.is_selection:
             wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
             terms = picked.to(wide) * self.weight.to(wide)[:, None]
             picked = terms.new_zeros(size * width, dim).index_add_(0, place, terms).to(tokens.dtype)
-        elif len(place) < size * width or bool((place[1:] < place[:-1]).any()):
+        elif not torch.equal(place, torch.arange(size * width, device=place.device)):
             picked = tokens.new_zeros(size * width, dim).index_copy_(0, place, picked)
         return picked.view(size, width, dim)
 

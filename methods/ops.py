@@ -11,6 +11,12 @@ from ..harness.contracts import ModelShape, Reduction, Stage, View
 
 def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
+    n = scores.shape[-1]
+    if 0 < keep < n:
+        least = scores.topk(keep, sorted=False).values.amin(-1, keepdim=True)
+        kept = (scores >= least).nonzero()
+        if len(kept) == keep * (scores.numel() // n):  # nothing ties with the last one kept
+            return kept[:, -1].view(*scores.shape[:-1], keep)
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     return ranked[..., :keep].sort(dim=-1).values
 
@@ -156,21 +162,21 @@ def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
     size, n, _ = kernel.shape
     kernel = kernel.float()
     rows = torch.arange(size, device=kernel.device)
-    own = kernel.diagonal(dim1=1, dim2=2)
-    last = own - own.amax(-1, keepdim=True) - 1
-    residual = own.clone()
-    taken = torch.zeros(size, n, dtype=torch.bool, device=kernel.device)
+    residual = kernel.diagonal(dim1=1, dim2=2).clone()
+    least, last = 1e-5 * residual, residual - residual.amax(-1, keepdim=True) - 1
     factor = kernel.new_zeros(size, keep, n)
     picks = torch.zeros(size, keep, dtype=torch.long, device=kernel.device)
     for step in range(keep):
-        free = residual > 1e-5 * own
-        pick = torch.where(free, residual, last).masked_fill(taken, -torch.inf).argmax(-1)
-        picks[:, step], taken[rows, pick] = pick, True
+        free = residual > least
+        pick = torch.where(free, residual, last).argmax(-1)
+        picks[:, step] = pick
         seen = factor[:, :step]
-        row = kernel[rows, pick] - torch.einsum("bsn,bs->bn", seen, seen[rows, :, pick])
-        row = torch.where(free[rows, pick, None], row / residual[rows, pick].clamp(min=1e-30).sqrt()[:, None], 0.0)
+        row = kernel[rows, pick] - (seen[rows, :, pick][:, None] @ seen)[:, 0]
+        # what lies in the span of those picked takes nothing from the others
+        row /= torch.where(free[rows, pick], residual[rows, pick].sqrt(), torch.inf)[:, None]
         factor[:, step] = row
-        residual = residual - row.square()
+        residual -= row.square()
+        residual[rows, pick] = last[rows, pick] = -torch.inf
     return picks
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from ..contracts import Compressor, ModelShape, Sample, Stage, UserError
+from ..contracts import Compressor, ModelShape, Sample, Stage, Survival, UserError
 from ..schedule import Schedule
 from .calls import BudgetKind, Calls
 from .cutter import Cutter
@@ -164,6 +164,13 @@ class VisionLanguageModel(ABC):
             tuple(s.question or "" for s in samples),
         )  # fmt: skip
 
+    def _survivals(self, areas: torch.Tensor, images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:
+        """What is left of the evidence of one sample, whose pictures are `images`."""
+        if not bool(areas.any()):
+            return ()
+        whole = [(torch.ones(self.shape.tokens),) * 2] * len(images)
+        return survivals(areas.unbind(), calls.left(images, self.shape.grid) if calls else whole)
+
     def _positions(self) -> int:
         """How many tokens the LLM was built for."""
         config = self.model.config.get_text_config()  # type: ignore[union-attr,operator]
@@ -272,9 +279,7 @@ class VisionLanguageModel(ABC):
             kept = state.calls.kept(images) if state.calls else ()
             text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
             full, seen = self.shape.tokens * len(images), tuple(counts[row])
-            everything = [(torch.ones(self.shape.tokens),) * 2] * len(images)
-            left = state.calls.left(images, self.shape.grid) if state.calls else everything
-            evidence = survivals(batch.evidence[images].cpu().unbind(), left)
+            evidence = self._survivals(batch.evidence[images].cpu(), images, state.calls)
             behind = state.cutter.spans[0].behind[row]
             answers.append(
                 Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row])

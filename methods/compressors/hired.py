@@ -56,9 +56,9 @@ class HiRED:
         salience = view["class_attention@0"].float().sum(1)[:, : n // crops]
         counts = allocate(salience, crops, keep, self.alpha)
         order = scores.view(size, crops, -1).sort(dim=-1, descending=True, stable=True).indices
-        kept = (order.argsort(-1) < counts[..., None]).flatten(1)
-        groups = torch.where(kept, kept.cumsum(-1) - 1, -1)
-        return Reduction.merge(groups, position="renumber")
+        taken = torch.arange(order.shape[2], device=order.device) < counts[..., None]
+        kept = torch.zeros_like(taken).scatter_(2, order, taken).flatten(1)
+        return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="renumber")
 
 
 def allocate(salience: torch.Tensor, crops: int, total: int, alpha: float) -> torch.Tensor:

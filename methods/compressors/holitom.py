@@ -191,14 +191,16 @@ def clips_merged(rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) ->
 
 def fold(tokens: torch.Tensor, scores: torch.Tensor, keep: int) -> Reduction:
     """Keep the best of [batch, n, dim] tokens in order; the others, one by one, average into the most similar one."""
-    size = len(scores)
     kept = top(scores, keep)
     stays = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, kept, True)
+    others = (~stays).nonzero()[:, 1].view(len(scores), -1)
     unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
-    centres = unit.gather(1, kept[..., None].expand(-1, -1, unit.shape[-1]))
-    groups = (unit @ centres.mT).argmax(-1).scatter(1, kept, torch.arange(keep, device=kept.device).expand(size, -1))
-    member = torch.nn.functional.one_hot(groups, keep) * ~stays[..., None]
-    behind = (member.sum(1, keepdim=True) - member.cumsum(1)).gather(2, groups[..., None])[..., 0]
+    centres, folded = (unit.gather(1, which[..., None].expand(-1, -1, unit.shape[-1])) for which in (kept, others))
+    joined = (folded @ centres.mT).argmax(-1)
+    groups = torch.zeros_like(scores, dtype=torch.long).scatter_(1, others, joined)
+    groups.scatter_(1, kept, torch.arange(keep, device=kept.device).expand_as(kept))
     # what is kept is halved by every member; a member when it joins, and by those that join later
-    halvings = torch.where(stays, member.sum(1).gather(1, groups), behind + 1)
+    members = torch.zeros_like(kept).scatter_add_(1, joined, torch.ones_like(joined))
+    later = (joined[:, :, None] == joined[:, None]).triu(1).sum(-1)
+    halvings = torch.zeros_like(groups).scatter_(1, kept, members).scatter_(1, others, later + 1)
     return Reduction.merge(groups, 0.5**halvings, anchor=kept, normalize=False, position="keep")

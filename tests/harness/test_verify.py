@@ -61,9 +61,9 @@ def test_a_method_that_is_not_registered_is_absent_and_leaves_no_file(tmp_path):
 
 
 def test_whole_models_are_listed_as_skipped(tmp_path):
-    (report,) = verify_reference(folder(tmp_path, {"level": "wiring"}, **case([0, 1]))).files
+    (report,) = verify_reference(folder(tmp_path, {"level": "model"}, **case([0, 1]))).files
     assert report.status == "skipped"
-    assert "wiring" in report.reason
+    assert "level model: a model that no family of ours serves" in report.reason
 
 
 @pytest.mark.parametrize(("want", "got", "free", "same"), [
