@@ -470,13 +470,11 @@ class Reduction:
         if n != self.sources:
             raise ValueError(f"a reduction of {self.sources} tokens was applied to {n}")
         width = self.anchor.shape[1]
-        flat, place = (
-            (self.batch * n + self.source, self.batch * width + self.row) if size > 1 else (self.source, self.row)
-        )
-        picked = tokens.reshape(size * n, dim).index_select(0, flat)
+        place = self.batch * width + self.row
+        picked = tokens.reshape(size * n, dim).index_select(0, self.batch * n + self.source)
         if not self.is_selection:
             wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-            terms = picked.to(wide) * self.weight.to(wide)[:, None]
+            terms = picked.to(wide).mul_(self.weight.to(wide)[:, None])
             picked = terms.new_zeros(size * width, dim).index_add_(0, place, terms).to(tokens.dtype)
         elif not torch.equal(place, torch.arange(size * width, device=place.device)):
             picked = tokens.new_zeros(size * width, dim).index_copy_(0, place, picked)

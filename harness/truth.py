@@ -360,11 +360,10 @@ class _Watched:
         return reduction
 
 
-def _streams() -> tuple[torch.Tensor, ...]:
+def _streams() -> tuple[torch.Tensor, torch.Tensor]:
     """The states of the global random streams of torch, numpy and Python."""
-    theirs = np.random.get_state()[1]
-    python = [hash(random.getstate())]
-    return torch.get_rng_state(), torch.from_numpy(np.array(theirs, np.int64)), torch.tensor(python)
+    others = [hash(str(np.random.get_state())), hash(random.getstate())]
+    return torch.get_rng_state(), torch.tensor(others)
 
 
 _EVENTS = {

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from . import batches, mini
 from .contrast import train_text
@@ -200,7 +201,7 @@ class Trainer:
         gradients = [p.grad for o in self.optimisers for g in o.param_groups for p in g["params"] if p.grad is not None]
         flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([float(over)], device=self.device)])
         torch.distributed.all_reduce(flat)
-        parts = (flat / self.share[1]).split([*(g.numel() for g in gradients), 1])
+        parts = torch.split(flat / self.share[1], [*(g.numel() for g in gradients), 1])
         for gradient, mean in zip(gradients, parts, strict=False):
             gradient.copy_(mean.view_as(gradient))
         return bool(parts[-1] > 0)
@@ -292,8 +293,9 @@ def _packed(
     One mask for everything would take almost twice the time on clips: no kernel skips what it hides.
     """
     start = query.shape[2] - (0 if attention_mask is None else attention_mask.shape[2])
-    shown = (t[:, :, :start] for t in (query, key, value))
-    pictures = F.scaled_dot_product_attention(*shown, is_causal=True, scale=scaling)
+    pictures = F.scaled_dot_product_attention(
+        query[:, :, :start], key[:, :, :start], value[:, :, :start], is_causal=True, scale=scaling
+    )
     asked = F.scaled_dot_product_attention(query[:, :, start:], key, value, attn_mask=attention_mask, scale=scaling)
     return torch.cat([pictures, asked], 2).transpose(1, 2).contiguous(), None
 
@@ -345,7 +347,7 @@ def main() -> None:
         _train(0, given)
     else:
         (given.out / "rendezvous").unlink(missing_ok=True)
-        torch.multiprocessing.spawn(_train, (given,), given.processes)
+        spawn(_train, (given,), given.processes)  # type: ignore[no-untyped-call]
 
 
 def _train(number: int, given: argparse.Namespace) -> None:
