@@ -14,8 +14,8 @@ def oracle(view: View, keep: int) -> Reduction:
     """Keep the patches that hold most evidence, then others spread evenly over the picture.
 
     Diagnostic: it reads `evidence` [batch, patches], where the answer lies, and so shows what is lost to the choice of
-    tokens and what to their number. Only for samples that name their evidence; never ranked. Kept tokens stay in raster
-    order, and the prompt closes up behind them.
+    tokens and what to their number. Only for samples that name their evidence; never ranked. Kept tokens stay in
+    raster order, and the prompt closes up behind them. It departs from no paper, being ours.
     """
     covered = view["evidence"]
     # Multiples of the golden ratio, modulo one, fill an interval evenly however early one stops.
