@@ -284,9 +284,8 @@ def squared_distances(points: torch.Tensor) -> torch.Tensor:
     """Between the points of each batch row, Euclidean: [batch, n, dim] to [batch, n, n], in float32 at least."""
     points = points if points.dtype == torch.float64 else points.float()
     centred = points - points.mean(1, keepdim=True)  # keeps what cancels below small
-    products = centred @ centred.mT
-    length = products.diagonal(dim1=1, dim2=2)
-    squared = (length[:, :, None] + length[:, None] - 2 * products).clamp(min=0)
+    length = centred.square().sum(-1)
+    squared = (length[:, :, None] + length[:, None] - 2 * (centred @ centred.mT)).clamp(min=0)
     squared.diagonal(dim1=1, dim2=2).zero_()
     return squared
 
