@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from toksweep.harness.models.embedded.export import untrained
 from toksweep.harness.plan import make_plan
 from toksweep.harness.runner import run
 from toksweep.harness.spec import load_spec
@@ -33,9 +34,16 @@ class Silent:
     def advance(self, steps: int = 1) -> None: ...
 
 
-def sweep(out: Path, task: str, samples: int, methods: tuple[str, ...], budgets: tuple[str, ...]) -> float:
+def sweep(out: Path, model: str, task: str, samples: int, methods: tuple[str, ...], budgets: tuple[str, ...]) -> float:
     """Seconds of one sweep, its model's loading included."""
-    flags = {"tasks": [task], "methods": list(methods), "budgets": list(budgets), "limit": samples, "seeds": [0]}
+    flags = {
+        "models": [model],
+        "tasks": [task],
+        "methods": list(methods),
+        "budgets": list(budgets),
+        "limit": samples,
+        "seeds": [0],
+    }
     spec = load_spec(None, flags | {"floors": False, "latency": False, "out": str(out)})
     start = time.perf_counter()
     folder = ResultsFolder(out)
@@ -53,13 +61,13 @@ def records(out: Path) -> Iterator[tuple[str, str]]:
             yield work.name, json.dumps(record, sort_keys=True)
 
 
-def measure(task: str, samples: int) -> dict[str, object]:
+def measure(model: str, task: str, samples: int) -> dict[str, object]:
     """One sweep of all cells, and a sweep for each of them."""
     with tempfile.TemporaryDirectory() as folder:
         once, each = Path(folder) / "once", Path(folder) / "each"
-        sweep(Path(folder) / "warm", task, 1, METHODS[:1], BUDGETS[:1])
-        together = sweep(once, task, samples, METHODS, BUDGETS)
-        alone = sum(sweep(each, task, samples, (m,), (b,)) for m in METHODS for b in BUDGETS)
+        sweep(Path(folder) / "warm", model, task, 1, METHODS[:1], BUDGETS[:1])
+        together = sweep(once, model, task, samples, METHODS, BUDGETS)
+        alone = sum(sweep(each, model, task, samples, (m,), (b,)) for m in METHODS for b in BUDGETS)
         # the untouched cell belongs to every sweep: the first one computes it for all
         same = sorted(records(once)) == sorted(records(each))
     return {
@@ -71,10 +79,15 @@ def measure(task: str, samples: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--samples", type=int, default=16, help="questions about pictures; a quarter about clips")
+    parser.add_argument(
+        "--model", help="a folder or hub id [default: the architecture of toksweep-mini, random weights]"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON list")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = [measure(task, max(1, options.samples // share)) for task, share in TASKS.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or str(untrained(Path(folder)))
+        found = [measure(model, task, max(1, options.samples // share)) for task, share in TASKS.items()]
     if options.json:
         print(json.dumps(found, indent=2))
     else:
