@@ -390,6 +390,8 @@ class Reduction:
         """Keep the tokens at `indices`, in that order: [batch, k], or one 1-D tensor per batch row."""
         import torch
 
+        if not isinstance(indices, torch.Tensor) and len({len(r) for r in indices}) == 1:
+            indices = torch.stack(list(indices))
         if isinstance(indices, torch.Tensor):
             size, k = indices.shape
             batch = torch.arange(size, device=indices.device)[:, None].expand(size, k).reshape(-1)
