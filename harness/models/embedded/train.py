@@ -45,7 +45,8 @@ class Plan:
     adam: float = 2e-3
     warmup: int = 30
     clips: int = 0
-    """Clips of every step, beside the scenes."""
+    moments: int = 0
+    """Clips of every step, beside the scenes: of all frames, and of four."""
     kind: str = "scenes"
     """Of the pictures: `patches`, `scenes`, `places` or `moments`; see `batches.Stream`."""
     tower: bool = False
@@ -157,11 +158,10 @@ class Trainer:
             self.stage, self.step, self.optimisers = stage, 0, self._optimisers(plan)
         saved = shown = time.monotonic()
         steps = range(self.step, plan.steps)
-        sizes = {plan.kind: plan.size, "clips": plan.clips}
+        sizes = {plan.kind: plan.size} | {k: n for k, n in (("clips", plan.clips), ("moments", plan.moments)) if n}
         streams = {
             kind: batches.batches(kind, size, "train", steps, offset=offset, workers=self.workers, share=self.share)
             for kind, size in sizes.items()
-            if size
         }
         totals: dict[str, list[float]] = {}
         for step in steps:
@@ -319,7 +319,7 @@ PLANS = {
     "places": Plan(steps=160, size=16, kind="places"),
     "scenes": Plan(steps=600, size=16),
     "moments": Plan(steps=600, size=6, kind="moments"),
-    "films": Plan(steps=900, size=8, clips=2),
+    "films": Plan(steps=1800, size=8, clips=2, moments=2),
 }
 
 
