@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
@@ -131,23 +132,23 @@ def _unchanged(reduction: Reduction) -> list[int]:
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-class _Prompt:
+class _Prompt(ABC):
     """One prompt in one model, run with a compressor or without."""
 
     cutter: Cutter
     entered: torch.Tensor
 
+    @abstractmethod
     def prefill(self, compressor: Compressor | None) -> torch.Tensor:
         """Logits of the last position, [vocabulary]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, token: int) -> torch.Tensor:
         """Logits behind one more token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cache_lengths(self) -> list[int]:
         """Tokens in the cache of every layer."""
-        raise NotImplementedError
 
     @contextmanager
     def _listening(self, text_model: nn.Module) -> Iterator[None]:
