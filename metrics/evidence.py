@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Literal
 
 from ..harness.contracts import Item, Memo, Output, Sample
@@ -36,7 +35,7 @@ class _Evidence:
             return []
         if not output.evidence:
             raise ValueError("the sample names evidence, and none of it was tracked")
-        left = [(patch.area, attrgetter(self.where)(patch)) for patch in output.evidence]
+        left = [(patch.area, getattr(patch, self.where)) for patch in output.evidence]
         if self.whole:
             value = float(all(weight >= MOST for _, weight in left))
         else:
