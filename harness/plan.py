@@ -168,8 +168,8 @@ def _models(entry: Entry, spec: SweepSpec) -> Sequence[ModelInfo | None]:
     """The models that a task asks: those of the user, else the one that was made for it."""
     if entry.meta["family"] == "reconstruction":
         return [None]
-    own = str(entry.meta["model"])
-    named = spec.models or ((own,) if own in embedded() else ())
+    own = entry.meta["model"]
+    named = spec.models or ((own,) if isinstance(own, str) and own in embedded() else ())
     if not named:
         raise UserError(
             f"Task {entry.name} asks a model: add --model with a folder or a hub id, see toksweep list models."
