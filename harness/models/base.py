@@ -151,11 +151,12 @@ class VisionLanguageModel(ABC):
                     f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
                     "tokens: its preprocessor_config.json does not fit its config.json."
                 )
-        longest, most = int(inputs["attention_mask"].sum(1).max()), self._positions()
-        if longest >= most:
+        lengths, most = inputs["attention_mask"].sum(1), self._positions()
+        row = int(lengths.argmax())
+        if (longest := int(lengths[row])) >= most:
             raise UserError(
-                f"The prompt of sample {samples[0].id} takes {longest} tokens for {len(images[0])} pictures, and the "
-                f"model has positions for {most}: show it fewer pictures."
+                f"The prompt of sample {samples[row].id} takes {longest} tokens for {len(images[row])} pictures, and "
+                f"the model has positions for {most}: show it fewer pictures."
             )
         to = self.device
         return Batch(

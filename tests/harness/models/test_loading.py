@@ -220,6 +220,7 @@ def test_more_pictures_than_the_model_has_positions_for_are_refused(copy):
     text = json.loads((copy / "config.json").read_text())["text_config"]
     model = open_model(change(copy, text_config=text | {"max_position_embeddings": 40}))
     picture = Image.new("RGB", (32, 32))
-    model.prepare([Sample("one", "c", (), "f", question="What?")], [[picture]])
+    one, three = (Sample(name, "c", (), "f", question="What?") for name in ("one", "three"))
+    model.prepare([one], [[picture]])
     with pytest.raises(UserError, match=r"three takes \d+ tokens for 3 pictures, and the model has positions for 40"):
-        model.prepare([Sample("three", "c", (), "f", question="What?")], [[picture] * 3])
+        model.prepare([one, three], [[picture], [picture] * 3])
