@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -180,7 +180,7 @@ class Entry:
         for name in given:
             if name not in known:
                 there = ", ".join(f"{k}={v!r}" for k, v in known.items()) or "none"
-                raise UserError(f"{self.name} has no parameter {name!r}{_near(name, known)}; it has: {there}.")
+                raise UserError(f"{self.name} has no parameter {name!r}{near(name, known)}; it has: {there}.")
         return dict(given)
 
     def build(self, parameters: Mapping[str, object] | None = None) -> object:
@@ -264,7 +264,7 @@ class Registry:
         for bad in self.broken:
             if name in bad.source:
                 raise UserError(f"{singular.capitalize()} {name!r} is broken: {bad.error}")
-        close = _near(name, self._entries)
+        close = near(name, self._entries)
         raise UserError(f"Unknown {singular} {name!r}{close}. See all: toksweep list {self.group}.")
 
     def add_file(self, path: Path) -> Entry:
@@ -420,6 +420,7 @@ def _import(module: str, path: Path) -> ModuleType:
     return loaded
 
 
-def _near(name: str, known: Mapping[str, object]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
+    """For messages: the known names that are like an unknown one, or nothing."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; near: {', '.join(close)}" if close else ""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from .contracts import CONVENTIONS, Budget, Convention, UserError
-from .registry import label, parse_call, registry
+from .registry import label, near, parse_call, registry
 
 SWEEPS = Path(__file__).with_name("sweeps")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,7 +38,7 @@ class MethodChoice:
         elif isinstance(given, str):
             name, parameters = parse_call(given)
         else:
-            raise UserError(f"A method is a name, or a mapping with the key name, not {given!r}.")
+            raise UserError(f"A method is a name, fastv(layer=3) or {{name: fastv, layer: 3}}, not {given!r}.")
         entry = registry("methods").get(name)
         entry.check(parameters)
         return cls(entry.name, parameters)
@@ -118,9 +117,7 @@ def load_spec(file: Path | None, flags: Mapping[str, object], *, quick: bool = F
     known = [*SECTION, *(f.name for f in fields(SweepSpec) if f.name != "sections")]
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 2)
-            hint = f"; near: {', '.join(near)}" if near else f"; there are {', '.join(known)}"
-            raise UserError(f"{file} has the unknown key {key!r}{hint}.")
+            raise UserError(f"{file} has the unknown key {key!r}{_hint(key, known)}.")
     given |= {k: v for k, v in flags.items() if v not in (None, (), [], {})}
     shipped = read_yaml(SWEEPS / ("quick.yaml" if quick else "default.yaml"))
     if given.get("tasks") and not quick:  # who names a task wants all of it
@@ -153,7 +150,7 @@ def _section(given: Mapping[str, object], shipped: object, family: str, source: 
     asked = {}
     for key in SECTION:
         value = given.get(key)
-        if isinstance(value, Mapping) and "name" not in value:  # by family; a mapping with a name is a method
+        if _by_family(value, key):
             value = value.get(family)
         asked[key] = shipped.get(key) if value is None else value
     methods = [MethodChoice.parse(m) for m in _list(asked["methods"], "methods")]
@@ -162,6 +159,27 @@ def _section(given: Mapping[str, object], shipped: object, family: str, source: 
         tuple({m.label: m for m in methods}.values()), tuple(dict.fromkeys(budgets)),
         _whole(asked["limit"], "limit", source),
     )  # fmt: skip
+
+
+def _by_family(value: object, key: str) -> TypeGuard[Mapping[str, object]]:
+    """A mapping is by family; one of methods with a name is a method."""
+    return isinstance(value, Mapping) and not (key == "methods" and "name" in value)
+
+
+def _check_families(given: Mapping[str, object], source: str) -> None:
+    """Raises UserError where something is given for a family that no task is of."""
+    known = sorted({str(entry.meta["family"]) for entry in registry("tasks")})
+    for key in SECTION:
+        value = given.get(key)
+        for family in value if _by_family(value, key) else ():
+            if family not in known:
+                mend = _hint(str(family), known)
+                mend += "; a method with parameters is written fastv(layer=3)" if key == "methods" else ""
+                raise UserError(f"{key} in {source} has the unknown family {family!r}{mend}.")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    return near(name, known) or f"; there are {', '.join(known)}"
 
 
 def _whole(value: object, key: str, source: str) -> int | None:
@@ -176,6 +194,7 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
     entries = {entry.name: entry for entry in map(registry("tasks").get, tasks)}
     values["tasks"] = tuple(entries)
     families = dict.fromkeys(str(entry.meta["family"]) for entry in entries.values())
+    _check_families(given, source)
     values["sections"] = {f: _section(given, shipped.get(f, {}), f, source) for f in families}
     values["models"] = tuple(dict.fromkeys(_names(values.get("models"), "models")))
     values["accept_licence"] = tuple(_names(values.get("accept_licence"), "accept_licence"))
