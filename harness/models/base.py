@@ -91,6 +91,13 @@ class VisionLanguageModel(ABC):
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Rows of features as the LLM gets them, [rows, dim] to [rows, dim], each row by itself."""
 
+    @abstractmethod
+    def covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box of a picture of that width and height that lies under the patch grid, in its pixels.
+
+        It may reach beyond the picture, where the processor adds a margin.
+        """
+
     @property
     @abstractmethod
     def tower_norm(self) -> nn.Module:
@@ -151,7 +158,8 @@ class VisionLanguageModel(ABC):
                     f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
                     "tokens: its preprocessor_config.json does not fit its config.json."
                 )
-        lengths, most = inputs["attention_mask"].sum(1), self._positions()
+        lengths = inputs["attention_mask"].sum(1)
+        most = int(self.model.config.get_text_config().max_position_embeddings)  # type: ignore[union-attr,operator]
         row = int(lengths.argmax())
         if (longest := int(lengths[row])) >= most:
             raise UserError(
@@ -172,14 +180,9 @@ class VisionLanguageModel(ABC):
         whole = [(torch.ones(self.shape.tokens),) * 2] * len(images)
         return survivals(areas.unbind(), calls.left(images, self.shape.grid) if calls else whole)
 
-    def _positions(self) -> int:
-        """How many tokens the LLM was built for."""
-        config = self.model.config.get_text_config()  # type: ignore[union-attr,operator]
-        return int(config.max_position_embeddings)
-
     def _evidence(self, samples: Sequence[Sample], images: Sequence[Sequence[Image]]) -> torch.Tensor:
         found = [
-            footprint(sample.regions, number, picture.size, self.shape.grid)
+            footprint(sample.regions, number, self.covers(picture.size), self.shape.grid)
             for sample, pictures in zip(samples, images, strict=True)
             for number, picture in enumerate(pictures)
         ]
@@ -187,14 +190,7 @@ class VisionLanguageModel(ABC):
 
     def single(self, batch: Batch, encoded: Encoded | None, index: int) -> tuple[Batch, Encoded | None]:
         """One sample of a batch, without the padding that it had there."""
-        images = batch.images_of(index)
-        on = batch.attention_mask[index].bool()
-        alone = Batch(
-            (batch.sample_ids[index],), tuple(batch.pictures[i] for i in images), (0,) * len(images),
-            batch.input_ids[index : index + 1, on], batch.attention_mask[index : index + 1, on], batch.pixels[images],
-            batch.evidence[images], batch.questions[index : index + 1],
-        )  # fmt: skip
-        return alone, encoded and encoded.of(images)
+        return batch.of(index), encoded and encoded.of(batch.images_of(index))
 
     # -------------------------------------------------------------------------------------------------------- encoding
 

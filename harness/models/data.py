@@ -61,6 +61,15 @@ class Batch:
     def images_of(self, row: int) -> list[int]:
         return [image for image, owner in enumerate(self.owner) if owner == row]
 
+    def of(self, row: int) -> Batch:
+        """One sample, without the padding that it had beside the others."""
+        images, on = self.images_of(row), self.attention_mask[row].bool()
+        return Batch(
+            (self.sample_ids[row],), tuple(self.pictures[i] for i in images), (0,) * len(images),
+            self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on], self.pixels[images],
+            self.evidence[images], self.questions[row : row + 1],
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Encoded:

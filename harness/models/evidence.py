@@ -9,23 +9,26 @@ import torch
 from ..contracts import Region, Survival
 
 
-def footprint(regions: Iterable[Region], image: int, size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
+def footprint(
+    regions: Iterable[Region], image: int, under: tuple[float, float, float, float], grid: tuple[int, int]
+) -> torch.Tensor:
     """How much of every patch the regions of one picture cover, [rows * columns], 1 for a whole patch.
 
-    The whole picture lies under the grid: a picture that a model crops is the task's to avoid. Regions that overlap
-    count twice, up to a whole patch.
+    Regions that overlap count twice, up to a whole patch; what lies beside the grid does not count.
 
     Args:
         image: number of the picture in its sample.
-        size: its width and height in pixels.
+        under: the box of the picture, in its pixels, that lies under the grid.
     """
     rows, columns = grid
+    left, top, right, bottom = under
+    wide, high = (right - left) / columns, (bottom - top) / rows
     area = torch.zeros(rows, columns)
     for region in regions:
         if region.image == image:
             x0, y0, x1, y1 = region.box
-            across = _covered(x0 * columns / size[0], x1 * columns / size[0], columns)
-            down = _covered(y0 * rows / size[1], y1 * rows / size[1], rows)
+            across = _covered((x0 - left) / wide, (x1 - left) / wide, columns)
+            down = _covered((y0 - top) / high, (y1 - top) / high, rows)
             area += down[:, None] * across[None]
     return area.clamp(max=1).flatten()
 

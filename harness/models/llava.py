@@ -108,6 +108,19 @@ class Llava(VisionLanguageModel):
             raise UserError(f"The processor made pictures of {tuple(pixels.shape[-2:])} where {wanted} were asked for.")
         return pixels
 
+    def covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Every step of the processor is about the centre; its rounding to whole pixels is left out."""
+        steps = self.processor.image_processor  # type: ignore[attr-defined]
+        wide, high = (max(size), max(size)) if getattr(steps, "do_pad", False) else size
+        if getattr(steps, "do_center_crop", False):
+            sized = dict(steps.size) if steps.do_resize else {"width": wide, "height": high}
+            edge = sized.get("shortest_edge")
+            across = edge / min(wide, high) if edge else sized["width"] / wide
+            down = edge / min(wide, high) if edge else sized["height"] / high
+            wide, high = steps.crop_size["width"] / across, steps.crop_size["height"] / down
+        x, y = size[0] / 2, size[1] / 2
+        return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
+
     def see(self, pixels: torch.Tensor, *, resized: bool) -> torch.Tensor:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
         chosen = self.model.config.vision_feature_layer  # type: ignore[union-attr]

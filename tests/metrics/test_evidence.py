@@ -21,14 +21,14 @@ def value(metric, *patches: Survival) -> float:
 
 
 def test_a_box_covers_the_shares_of_the_patches_that_it_touches():
-    area = footprint([Region((4, 8, 12, 16))], 0, (16, 16), (2, 2)).view(2, 2)
+    area = footprint([Region((4, 8, 12, 16))], 0, (0, 0, 16, 16), (2, 2)).view(2, 2)
     assert area.tolist() == [[0.0, 0.0], [0.5, 0.5]]
 
 
 def test_boxes_of_other_frames_do_not_count_and_overlaps_fill_a_patch_at_most():
     box = (0.0, 0.0, 8.0, 8.0)
-    assert footprint([Region(box, image=1)], 0, (16, 16), (2, 2)).sum() == 0
-    assert footprint([Region(box), Region(box)], 0, (16, 16), (2, 2)).max() == 1
+    assert footprint([Region(box, image=1)], 0, (0, 0, 16, 16), (2, 2)).sum() == 0
+    assert footprint([Region(box), Region(box)], 0, (0, 0, 16, 16), (2, 2)).max() == 1
 
 
 def test_a_smaller_picture_is_a_mean_of_the_patches_below_it():
