@@ -47,6 +47,8 @@ class Plan:
     clips: int = 0
     moments: int = 0
     """Clips of every step, beside the scenes: of all frames, and of four."""
+    weight: float = 1.0
+    """Of the scenes' loss beside those of the clips, whose few answers make for loud gradients."""
     kind: str = "scenes"
     """Of the pictures: `patches`, `scenes`, `places` or `moments`; see `batches.Stream`."""
     tower: bool = False
@@ -171,7 +173,7 @@ class Trainer:
                     group["lr"] = base * rate
             for kind, stream in streams.items():
                 loss, figures = self.losses(next(stream).to(self.device), plan)
-                torch.autograd.backward(loss)
+                torch.autograd.backward(loss * plan.weight if kind == plan.kind else loss)
                 for name, value in figures.items():
                     totals.setdefault(f"{kind}.{name}", []).append(value)
             over = self._gather(time.monotonic() > self.deadline)
@@ -319,7 +321,7 @@ PLANS = {
     "places": Plan(steps=160, size=16, kind="places"),
     "scenes": Plan(steps=600, size=16),
     "moments": Plan(steps=600, size=6, kind="moments"),
-    "films": Plan(steps=1800, size=8, clips=2, moments=2),
+    "films": Plan(steps=2000, size=12, clips=2, moments=2, weight=3.0),
 }
 
 
