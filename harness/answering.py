@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from ..results.records import SampleRecord
 from .bench import Bench, Observation, Opened, Quantity, failure, record_of
-from .contracts import Compressor, Output
+from .contracts import Compressor, Memo, Output
 from .cost.closed_form import flops_to_first_token
 from .cost.compressor import reads_text, selector_flops
 from .cost.flops import FlopCounter
@@ -59,10 +61,12 @@ class AnsweringBench(Bench):
                     yield from self.observe([item], cells)
             return
         shared = self._encode(batch, [c for c in cells if not _changes_encoding(c)])
-        for cell in cells:
-            answers = self._answer_all(cell, batch, shared)
-            for item, answer in zip(opened, answers, strict=True):
-                yield cell, item, self._seen(cell, item, answer)
+        for _, budgets in groupby(cells, lambda c: c.cell.label):  # the plan lists those of a method together
+            memos: defaultdict[int, Memo] = defaultdict(Memo)
+            for cell in budgets:
+                answers = self._answer_all(cell, batch, shared, memos[cell.cell.seed])
+                for item, answer in zip(opened, answers, strict=True):
+                    yield cell, item, self._seen(cell, item, answer)
 
     def _encode(self, batch: Batch, cells: Sequence[PlannedCell]) -> Encoded | None:
         """The vision pass that cells share; None where there is none, or where it failed and each cell tries alone."""
@@ -103,19 +107,25 @@ class AnsweringBench(Bench):
             "tpot": {c.cell.work_id: next_token(c) for c in cells},
         }
 
-    def _answer_all(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Answer | Exception]:
-        """A batch that fails is run again sample by sample, so that one bad sample costs only itself."""
+    def _answer_all(
+        self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo
+    ) -> list[Answer | Exception]:
+        """A batch that fails is run again sample by sample, so that one bad sample costs only itself.
+
+        `memo` is shared by the budgets of one method and seed on this batch; what a failure left half done is dropped.
+        """
         count = len(batch.sample_ids)
         try:
-            return [*self._answer(cell, batch, shared)]
+            return [*self._answer(cell, batch, shared, memo)]
         except Exception as error:
+            memo.forget()
             _free_memory()
             if count == 1:
                 return [error]
         singles = [self.model.single(batch, shared, i) for i in range(count)]
-        return [answer for one, encoded in singles for answer in self._answer_all(cell, one, encoded)]
+        return [answer for one, encoded in singles for answer in self._answer_all(cell, one, encoded, Memo())]
 
-    def _answer(self, cell: PlannedCell, batch: Batch, shared: Encoded | None) -> list[Answer]:
+    def _answer(self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo) -> list[Answer]:
         return self.model.answer(
             batch,
             None if _changes_encoding(cell) else shared,
@@ -124,6 +134,7 @@ class AnsweringBench(Bench):
             seed=cell.cell.seed,
             max_new_tokens=self.spec.max_new_tokens,
             budget_kind=cell.entry.meta.get("budget_kind", "exact"),  # type: ignore[arg-type]
+            memo=memo,
         )
 
     def _seen(self, cell: PlannedCell, opened: Opened, answer: Answer | Exception) -> Observation:

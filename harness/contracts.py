@@ -109,6 +109,10 @@ class Memo:
             self._values[key] = compute()
         return self._values[key]  # type: ignore[return-value]
 
+    def forget(self) -> None:
+        """Drop all values."""
+        self._values.clear()
+
 
 # -------------------------------------------------------------------------------------------------------------- samples
 
@@ -290,6 +294,8 @@ class View:
         class_index: row of the class token in `tokens`, or None.
         image: [batch, n] number of the image, in its sample, that each token belongs to; None where a view holds one.
         shape: of the model, as `stages` was told.
+        memo: shared by calls that differ in `keep` alone, as the budgets of a sweep do at the first cut behind the
+            vision tower: what it holds must depend on nothing else, and must not have drawn noise.
 
     Signals, by place; L is a vision layer (negative counts from the end), t counts the text tokens behind the last
     image of the prompt, attention is after the softmax and keys are after rotary embedding:
@@ -327,6 +333,7 @@ class View:
     class_index: int | None = None
     image: torch.Tensor | None = None
     shape: ModelShape | None = None
+    memo: Memo = field(default_factory=Memo)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.signals[name]

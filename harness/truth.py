@@ -21,7 +21,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
-from .contracts import Budget, Compressor, ModelShape, Reduction, Refusal, Sample, Stage, Task, UserError, View
+from .contracts import Budget, Compressor, Memo, ModelShape, Reduction, Refusal, Sample, Stage, Task, UserError, View
 from .models import open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BrokenPromiseError, BudgetKind
@@ -349,7 +349,7 @@ class _Watched:
         return self._method.stages(keep, shape)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        self._method.reduce(view, keep)  # late imports open files, once
+        self._method.reduce(replace(view, memo=Memo()), keep)  # late imports open files, once
         environment, streams = dict(os.environ), _streams()
         with _audited(self.seen):
             reduction = self._method.reduce(view, keep)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
 
 import torch
 
@@ -21,26 +22,44 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     return ranked[..., :keep].sort(dim=-1).values
 
 
-def spread_out(points: torch.Tensor, keep: int) -> torch.Tensor:
-    """Greedy max-min diversity under cosine distance: [batch, n, dim] to [batch, keep] indices in the order picked.
+def first_picks(
+    view: View, keep: int, picks: Callable[[], Iterator[torch.Tensor]], key: Hashable = None
+) -> torch.Tensor:
+    """The first `keep` picks of a greedy choice, [batch, keep] in the order picked.
+
+    The choice goes on only as far as somebody asks, and all budgets that see the same tokens share it.
+
+    Args:
+        picks: starts the choice, which yields an index per image, [batch], n times; neither may depend on `keep`.
+        key: tells several choices in one view apart.
+    """
+    found, rest = view.memo.once(("picks", key), lambda: (list[torch.Tensor](), picks()))
+    found.extend(islice(rest, max(0, keep - len(found))))
+    return torch.stack(found[:keep], 1) if keep else view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long)
+
+
+def cosines(points: torch.Tensor) -> torch.Tensor:
+    """Of every two points of an image, in float32: [batch, n, dim] to [batch, n, n]."""
+    unit = torch.nn.functional.normalize(points.float(), dim=-1)
+    return unit @ unit.mT
+
+
+def spread_out(points: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Greedy max-min diversity under cosine distance, of [batch, n, dim]: all indices, in the order picked.
 
     The first pick is the point that is farthest from its nearest neighbour; every next one is the point farthest from
     the nearest point picked so far. The lowest index wins a tie, and no index is picked twice, duplicates included.
     """
     size, n, _ = points.shape
-    unit = torch.nn.functional.normalize(points.float(), dim=-1)
-    distance = 1 - unit @ unit.mT
-    picks = torch.zeros(size, keep, dtype=torch.long, device=points.device)
-    if keep == 0 or n == 1:
-        return picks
+    distance = 1 - cosines(points)
     rows = torch.arange(size, device=points.device)
-    taken = torch.zeros(size, n, dtype=torch.bool, device=points.device)
-    nearest = distance.topk(2, dim=1, largest=False).values[:, 1]  # the smallest is each point itself
-    for step in range(keep):
-        pick = nearest.masked_fill(taken, -torch.inf).argmax(-1)
-        picks[:, step], taken[rows, pick] = pick, True
-        nearest = distance[rows, pick] if step == 0 else torch.minimum(nearest, distance[rows, pick])
-    return picks
+    # the smallest is each point itself
+    lonely = distance.topk(2, dim=1, largest=False).values[:, 1] if n > 1 else distance[:, 0]
+    nearest, taken = torch.full_like(lonely, torch.inf), torch.zeros_like(lonely)
+    for step in range(n):
+        yield (pick := (nearest + taken if step else lonely).argmax(-1))
+        taken[rows, pick] = -torch.inf
+        nearest = torch.minimum(nearest, distance[rows, pick])
 
 
 def absorb(
@@ -146,7 +165,7 @@ def absorb_neighbours(
     return Reduction(n, counts.cpu() + 1, batch, row, source, weights[batch, row, source], anchor, "renumber")
 
 
-def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
+def dpp_map(kernel: torch.Tensor) -> Iterator[torch.Tensor]:
     """Greedy maximum a posteriori choice of a determinantal point process, by incremental Cholesky (arXiv 1709.05135).
 
     Each pick is the item whose squared volume beyond those picked, its residual, is largest. The lowest index wins a
@@ -156,20 +175,18 @@ def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
     Args:
         kernel: [batch, n, n] symmetric, positive semidefinite.
 
-    Returns:
-        picks: [batch, keep] in the order picked, so that a smaller choice is a prefix.
+    Yields:
+        All indices, [batch] at a time, in the order picked.
     """
     size, n, _ = kernel.shape
     kernel = kernel.float()
     rows = torch.arange(size, device=kernel.device)
     residual = kernel.diagonal(dim1=1, dim2=2).clone()
     least, last = 1e-5 * residual, residual - residual.amax(-1, keepdim=True) - 1
-    factor = kernel.new_zeros(size, keep, n)
-    picks = torch.zeros(size, keep, dtype=torch.long, device=kernel.device)
-    for step in range(keep):
+    factor = torch.empty_like(kernel)
+    for step in range(n):
         free = residual > least
-        pick = torch.where(free, residual, last).argmax(-1)
-        picks[:, step] = pick
+        yield (pick := torch.where(free, residual, last).argmax(-1))
         seen = factor[:, :step]
         row = kernel[rows, pick] - (seen[rows, :, pick][:, None] @ seen)[:, 0]
         # what lies in the span of those picked takes nothing from the others
@@ -177,7 +194,6 @@ def dpp_map(kernel: torch.Tensor, keep: int) -> torch.Tensor:
         factor[:, step] = row
         residual -= row.square()
         residual[rows, pick] = last[rows, pick] = -torch.inf
-    return picks
 
 
 def pair_alike(metric: torch.Tensor, merges: int, protected: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

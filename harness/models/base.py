@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from ..contracts import Compressor, ModelShape, Sample, Stage, Survival, UserError
+from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
 from ..schedule import Schedule
 from .calls import BudgetKind, Calls
 from .cutter import Cutter
@@ -252,7 +252,7 @@ class VisionLanguageModel(ABC):
     @torch.no_grad()
     def answer(
         self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
-        max_new_tokens: int, budget_kind: BudgetKind = "exact",
+        max_new_tokens: int, budget_kind: BudgetKind = "exact", memo: Memo | None = None,
     ) -> list[Answer]:  # fmt: skip
         """Answer every sample of a batch by greedy decoding.
 
@@ -260,11 +260,12 @@ class VisionLanguageModel(ABC):
             encoded: what `encode` returned; None (and ignored where the schedule changes the encoding) encodes here.
             compressor: what `schedule.stages` came from; None where the schedule has none.
             budget_kind: as the method declares it; `exact` and `at_most` counts are checked.
+            memo: shared by calls with this `encoded`, compressor and seed, which differ in their budget alone.
 
         Raises:
             BrokenPromiseError: the method returned another number of tokens than its schedule says.
         """
-        state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind)
+        state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind, memo=memo)
         written = self._write(state, max_new_tokens)
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
@@ -286,7 +287,7 @@ class VisionLanguageModel(ABC):
     @torch.no_grad()
     def prefill(
         self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
-        budget_kind: BudgetKind = "exact",
+        budget_kind: BudgetKind = "exact", memo: Memo | None = None,
     ) -> Decoding:  # fmt: skip
         """Run the prompt through the model under a schedule, up to the logits of the first new token."""
         stages = schedule.stages
@@ -294,14 +295,14 @@ class VisionLanguageModel(ABC):
             raise ValueError("a schedule with cuts needs the compressor that they belong to")
         self._check_stages(stages)
         grid = next((s.grid for s in stages if s.grid), self.shape.grid)
-        calls = None
+        calls, anew = None, encoded is None or any(s.place in ("pixel", "encoder") for s in stages)
         if stages and compressor is not None:
             calls = Calls(
                 compressor, batch.names, grid, seed=seed, kind=budget_kind, device=self.device,
-                resized=grid != self.shape.grid, shape=self.shape,
+                resized=grid != self.shape.grid, shape=self.shape, memo=None if anew else memo,
             )  # fmt: skip
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
-        if encoded is None or any(s.place in ("pixel", "encoder") for s in stages):
+        if encoded is None or anew:
             encoded = self._encode(batch, reads, stages, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
         ids, span, features = enter(batch, encoded, stages, calls, placeholder=self.placeholder, words=words)

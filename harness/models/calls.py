@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 
-from ..contracts import Compressor, ModelShape, Reduction, Stage, View
+from ..contracts import Compressor, Memo, ModelShape, Reduction, Stage, View
 from .evidence import resampled
 
 T = TypeVar("T")
@@ -69,10 +69,11 @@ class Calls:
 
     def __init__(
         self, compressor: Compressor, names: Sequence[ImageName], grid: tuple[int, int], *, seed: int, kind: BudgetKind,
-        device: torch.device, resized: bool = False, shape: ModelShape | None = None,
+        device: torch.device, resized: bool = False, shape: ModelShape | None = None, memo: Memo | None = None,
     ) -> None:  # fmt: skip
+        """`memo` is shared with calls for the same encoded images that differ in their budget alone."""
         self.compressor, self.names, self.grid, self.kind = compressor, tuple(names), grid, kind
-        self.resized, self._shape = resized, shape
+        self.resized, self._shape, self._memo = resized, shape, memo or Memo()
         of_sample: dict[str, list[int]] = {}
         for image, name in enumerate(names):
             of_sample.setdefault(name.sample, []).append(image)
@@ -106,7 +107,8 @@ class Calls:
         image = torch.stack([self._numbers(images) for images in rows]) if stage.joint else None
         view = View(
             tokens, self.grid, stage.place, stage.layer, sizes, origin, signals,
-            tuple(self._generators[images[0]] for images in rows), class_index, image=image, shape=self._shape,
+            tuple(self._generators[images[0]] for images in rows), class_index, image, self._shape,
+            self._shared(stage, rows),
         )  # fmt: skip
         reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
         if not isinstance(reduction, Reduction):
@@ -141,6 +143,13 @@ class Calls:
         if class_index is None:
             return found
         return torch.cat([found[:class_index], found.new_tensor([value]), found[class_index:]])
+
+    def _shared(self, stage: Stage, rows: Sequence[tuple[int, ...]]) -> Memo:
+        """What other budgets share where they see the same: at the first cut behind the tower."""
+        cut = {image for step in self._steps for image in step.images}
+        if stage.place != "projector" or not cut.isdisjoint(image for images in rows for image in images):
+            return Memo()
+        return self._memo.once((replace(stage, keep=0), tuple(rows)), Memo)
 
     def _numbers(self, images: tuple[int, ...]) -> torch.Tensor:
         """[n] the number, within its sample, of the image that each token of a row belongs to."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
+from ..ops import first_picks
 
 
 @compressor(
@@ -29,16 +32,17 @@ def catp(view: View, keep: int) -> Reduction:
     attention, and then the query's own by what is left of the demonstrations; with one picture there are none.
     Cosines are scaled as (1 + cos) / 2, which the text does not say.
     """
-    unit = torch.nn.functional.normalize(view.tokens.float(), dim=-1)
-    text = torch.nn.functional.normalize(view["text_embeddings"].float().mean(1), dim=-1)
+    picks = first_picks(view, keep, lambda: cover(view.tokens, view["text_embeddings"]))
+    return Reduction.keep(picks.sort(dim=-1).values, view.tokens.shape[1], position="renumber")
+
+
+def cover(tokens: torch.Tensor, text: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Indices of [batch, n, dim] tokens, [batch] at a time, each of which adds most to what the set is worth."""
+    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
+    text = torch.nn.functional.normalize(text.float().mean(1), dim=-1)
     likeness, bonus = (1 + unit @ unit.mT) / 2, 0.7 * (1 + (unit @ text[..., None])[..., 0]) / 2
-    size, n = bonus.shape
-    rows = torch.arange(size, device=unit.device)
-    covered, taken = torch.zeros_like(bonus), torch.zeros_like(bonus, dtype=torch.bool)
-    picks = torch.zeros(size, keep, dtype=torch.long, device=unit.device)
-    for step in range(keep):
-        gain = (likeness - covered[:, None]).clamp(min=0).sum(-1) + bonus
-        pick = gain.masked_fill(taken, -torch.inf).argmax(-1)
-        picks[:, step], taken[rows, pick] = pick, True
+    rows, covered = torch.arange(len(unit), device=unit.device), torch.zeros_like(bonus)
+    for _ in range(unit.shape[1]):
+        yield (pick := ((likeness - covered[:, None]).clamp(min=0).sum(-1) + bonus).argmax(-1))
+        bonus[rows, pick] = -torch.inf
         covered = torch.maximum(covered, likeness[rows, pick])
-    return Reduction.keep(picks.sort(dim=-1).values, n, position="renumber")

@@ -6,7 +6,7 @@ import torch
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import dpp_map
+from ..ops import cosines, dpp_map, first_picks
 
 
 @compressor(
@@ -30,11 +30,14 @@ def cdpruner(view: View, keep: int) -> Reduction:
     where tokens span fewer dimensions than are to be kept, the code ends in NaN, and here the most relevant of the rest
     follow. Computed in float32 whatever the model's type.
     """
-    unit, patches, text = (
-        torch.nn.functional.normalize(t.float(), dim=-1) for t in (view.tokens, view["clip_patches"], view["clip_text"])
-    )
+    picks = first_picks(view, keep, lambda: dpp_map(kernel(view)))
+    return Reduction.keep(picks.sort(dim=-1).values, view.tokens.shape[1], position="renumber")
+
+
+def kernel(view: View) -> torch.Tensor:
+    """Likeness of tokens times the relevance of both, [batch, n, n]."""
+    patches, text = (torch.nn.functional.normalize(view[s].float(), dim=-1) for s in ("clip_patches", "clip_text"))
     score = -(patches @ text.mT).mean(-1)
     low, high = score.amin(1, keepdim=True), score.amax(1, keepdim=True)
     relevance = (score - low + 1e-6) / (high - low).clamp(min=1e-6)
-    kernel = relevance[:, :, None] * (unit @ unit.mT) * relevance[:, None]
-    return Reduction.keep(dpp_map(kernel, keep).sort(dim=-1).values, unit.shape[1], position="renumber")
+    return relevance[:, :, None] * cosines(view.tokens) * relevance[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import spread_out
+from ..ops import first_picks, spread_out
 
 
 @compressor(
@@ -25,5 +25,5 @@ def divprune(view: View, keep: int) -> Reduction:
     short of `keep`; distances are computed in float32 whatever the model's type. The paper speaks of the exact max-min
     problem, the code (and we) of its greedy heuristic.
     """
-    picks = spread_out(view.tokens, keep).sort(dim=-1).values
-    return Reduction.keep(picks, view.tokens.shape[1], position="renumber")
+    picks = first_picks(view, keep, lambda: spread_out(view.tokens))
+    return Reduction.keep(picks.sort(dim=-1).values, view.tokens.shape[1], position="renumber")

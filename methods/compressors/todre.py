@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from ..ops import cosines, first_picks
 
 
 @compressor(
@@ -44,19 +46,16 @@ class ToDRE:
     def reduce(self, view: View, keep: int) -> Reduction:
         n = view.tokens.shape[1]
         scores = view["class_attention@-1"].float().mean(1) if self.pivot == "class" else view.noise(n)
-        return Reduction.keep(unlike(view.tokens, scores.argmax(-1), keep), n, position="renumber")
+        picks = first_picks(view, keep, lambda: unlike(view.tokens, scores.argmax(-1)))
+        return Reduction.keep(picks.sort(dim=-1).values, n, position="renumber")
 
 
-def unlike(points: torch.Tensor, first: torch.Tensor, keep: int) -> torch.Tensor:
-    """Indices, ascending, of `first` [batch] and the points [batch, n, dim] that are least like all those before."""
-    size = len(points)
-    unit = torch.nn.functional.normalize(points.float(), dim=-1)
-    likeness = unit @ unit.mT
-    rows = torch.arange(size, device=points.device)
-    picks = torch.zeros(size, keep, dtype=torch.long, device=points.device)
-    total, taken, pick = torch.zeros_like(likeness[:, 0]), torch.zeros_like(likeness[:, 0], dtype=torch.bool), first
-    for step in range(keep):
-        picks[:, step], taken[rows, pick] = pick, True
+def unlike(points: torch.Tensor, first: torch.Tensor) -> Iterator[torch.Tensor]:
+    """`first` [batch] and then, one by one, the points of [batch, n, dim] that are least like all those before."""
+    likeness, pick = cosines(points), first
+    rows, total = torch.arange(len(points), device=points.device), torch.zeros_like(likeness[:, 0])
+    for _ in range(points.shape[1]):
+        yield pick
         total = total + likeness[rows, pick]
-        pick = total.masked_fill(taken, torch.inf).argmin(-1)
-    return picks.sort(dim=-1).values
+        total[rows, pick] = torch.inf
+        pick = total.argmin(-1)

@@ -8,6 +8,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from ..ops import cosines
 
 
 @compressor(
@@ -46,15 +47,14 @@ class VisPruner:
         scores = view["class_attention@-2"].float().mean(1)
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         best = int(keep * self.important)
-        rest = distinct(view["features"].float(), order[:, best:], keep - best)
+        likeness = view.memo.once("likeness", lambda: cosines(view["features"]))
+        rest = distinct(likeness, order[:, best:], keep - best)
         picks = torch.cat([order[:, :best], rest], 1).sort(dim=-1).values
         return Reduction.keep(picks, scores.shape[1], position="renumber")
 
 
-def distinct(points: torch.Tensor, order: torch.Tensor, wanted: int) -> torch.Tensor:
-    """Drop from `order` [batch, m], indices of `points` [batch, n, dim], until `wanted` are left that differ."""
-    unit = torch.nn.functional.normalize(points, dim=-1)
-    likeness = unit @ unit.mT
+def distinct(likeness: torch.Tensor, order: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Drop from `order` [batch, m], indices of points alike by [batch, n, n], until `wanted` are left that differ."""
     rows = torch.arange(len(order), device=order.device)[:, None, None]
     while wanted and order.shape[1] > wanted:
         even, odd = order[:, ::2], order[:, 1::2]

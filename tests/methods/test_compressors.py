@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from toksweep.harness.contracts import Budget, ModelShape, Refusal, UserError
+from toksweep.harness.contracts import Budget, Memo, ModelShape, Refusal, UserError
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, resolve, untouched
 from views import SHAPE as SMALL
@@ -59,6 +59,19 @@ def test_rows_of_a_batch_do_not_see_each_other(name, budget):
             image=None if seen.image is None else seen.image[mine],
         )  # fmt: skip
         assert method.reduce(alone, asked).describe(0) == whole.describe(row)
+
+
+@pytest.mark.parametrize("budgets", [(3, 7, 11), (11, 7, 3)])
+def test_budgets_that_share_a_memo_choose_as_each_does_alone(name, budgets):
+    method, memo = ENTRIES[name].build(), Memo()
+    for stage in (method.stages(budget, SMALL)[0] for budget in budgets):
+        if stage.place != "projector":
+            pytest.skip("only the first cut behind the vision tower shares anything")
+        asked = stage.keep * images(stage)
+        alone = reduce(method, view(stage, 16), asked)
+        shared = reduce(method, dataclasses.replace(view(stage, 16), memo=memo), asked)
+        assert [shared.describe(r) for r in range(3)] == [alone.describe(r) for r in range(3)]
+        assert torch.equal(shared.weight, alone.weight)
 
 
 def test_selectors_keep_distinct_tokens_unchanged_and_in_order_where_they_say_so(name):

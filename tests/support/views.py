@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from toksweep.harness.contracts import ModelShape, View
@@ -29,6 +30,11 @@ class Sizes:
 
 def images(stage):
     return FRAMES if stage.joint else 1
+
+
+def picked(choice, keep):
+    """What a greedy choice picks first, a list per image."""
+    return torch.stack(list(islice(choice, keep)), 1).tolist()
 
 
 def signal(name, stage, rows, n, seed, shape=SHAPE, sizes=Sizes()):
