@@ -378,7 +378,7 @@ _hooked: list[bool] = []
 def _untrained(folder: Path) -> Path:
     from .models.embedded.export import untrained  # it draws the tasks' pictures, which the engine does not
 
-    return untrained(folder)
+    return untrained(folder)[0]
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,6 @@ def load(
     """
     import transformers
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
     folder = local_folder(ref)
     if folder and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
@@ -71,21 +72,31 @@ def load(
     source = str(folder or ref)
     options: dict[str, Any] = {"local_files_only": folder is not None, "trust_remote_code": False}
     options |= {} if folder else {"revision": revision}
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # progress is ours to show
     try:
-        model = getattr(transformers, architecture).from_pretrained(
-            source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
-        )
-        processor = transformers.AutoProcessor.from_pretrained(source, **options)
+        with without_bars():
+            model = getattr(transformers, architecture).from_pretrained(
+                source, dtype=dtype, attn_implementation=attention, weights_only=True, **options
+            )
+            processor = transformers.AutoProcessor.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         mend = "" if folder else " Check the id and the network, or give a local folder."
         raise UserError(f"{ref} cannot be loaded: {first}.{mend}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False), processor, revision
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Progress is ours to show: meanwhile transformers shows none."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_sums(folder: Path) -> None:

@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(untrained(Path(folder)))
+        model = options.model or str(untrained(Path(folder))[0])
         found = [measure(model, task, max(1, options.samples // share)) for task, share in TASKS.items()]
     if options.json:
         print(json.dumps(found, indent=2))

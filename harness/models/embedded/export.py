@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..loading import without_bars
 from . import mini
 
 if TYPE_CHECKING:
@@ -33,39 +34,44 @@ def load_run(run: Path) -> tuple[LlavaForConditionalGeneration, CLIPModel | None
 
 
 def export(run: Path, out: Path) -> list[Path]:
-    """Write the folders in half precision, each with its processor and `SHA256SUMS`; return them."""
+    """Write the folders of a training folder in half precision; return them."""
+    model, pair = load_run(run)
+    return _save(model.half(), pair and pair.half(), out)
+
+
+def untrained(out: Path) -> list[Path]:
+    """Write the same folders with random weights, for checks that mean something without trained ones."""
+    from transformers import CLIPModel, LlavaForConditionalGeneration
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _save(LlavaForConditionalGeneration(mini.config()), CLIPModel(mini.clip_config()), out)
+
+
+def _save(model: LlavaForConditionalGeneration, pair: CLIPModel | None, out: Path) -> list[Path]:
+    """One folder each, with its processor and `SHA256SUMS`."""
     from transformers import CLIPImageProcessor, CLIPProcessor
 
-    model, pair = load_run(run)
     # generate() reads these; without them it would sample, and go on behind the answer
     settings = model.generation_config
     settings.do_sample, settings.bos_token_id = False, mini.SPECIAL.index("<s>")
     settings.eos_token_id, settings.pad_token_id = mini.SPECIAL.index("</s>"), mini.SPECIAL.index("<pad>")
     folders = [out / mini.NAME]
     processor = mini.processor()
-    model.half().save_pretrained(folders[0])
-    processor.save_pretrained(folders[0])
-    if pair is not None:
-        folders.append(out / f"{mini.NAME}-clip")
-        pair.half().save_pretrained(folders[1])
-        images = processor.image_processor
-        assert isinstance(images, CLIPImageProcessor)
-        CLIPProcessor(images, mini.tokenizer(close=True)).save_pretrained(folders[1])
+    with without_bars():
+        model.save_pretrained(folders[0])
+        processor.save_pretrained(folders[0])
+        if pair is not None:
+            folders.append(out / f"{mini.NAME}-clip")
+            pair.save_pretrained(folders[1])
+            images = processor.image_processor
+            assert isinstance(images, CLIPImageProcessor)
+            CLIPProcessor(images, mini.tokenizer(close=True)).save_pretrained(folders[1])
     for folder in folders:
         files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja"})
         sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
         (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
     return folders
-
-
-def untrained(folder: Path) -> Path:
-    """The model with random weights, for checks that mean something without a trained one."""
-    from transformers import LlavaForConditionalGeneration
-
-    torch.manual_seed(0)
-    LlavaForConditionalGeneration(mini.config()).save_pretrained(folder)
-    mini.processor().save_pretrained(folder)
-    return folder
 
 
 def main() -> None:

@@ -37,6 +37,13 @@ def folders(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return export.export(run, tmp_path_factory.mktemp("out"))
 
 
+def test_random_weights_are_written_as_trained_ones_are_and_without_a_word(tmp_path: Path, capfd) -> None:
+    folders = export.untrained(tmp_path)
+    assert [folder.name for folder in folders] == ["toksweep-mini", "toksweep-mini-clip"]
+    assert all((folder / "SHA256SUMS").is_file() for folder in folders)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_word_of_a_question_answer_or_caption_is_unknown() -> None:
     tokenizer = mini.tokenizer()
     for i in range(40):
