@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from .reduction import Reduction as Reduction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,7 +259,9 @@ class Stage:
     Attributes:
         place: `pixel` (the picture is encoded at a grid of `keep` tokens; nothing is reduced), `encoder` (inside
             vision layer `layer`, between attention and MLP), `projector` (between projector and LLM), `decoder`
-            (before LLM layer `layer`, which is the first to compute on fewer tokens).
+            (before LLM layer `layer`, which is the first to compute on fewer tokens), `attention` (of every LLM layer,
+            behind merging in front of it; nothing is reduced: tokens attend, and are attended to, as if each stood at
+            the places of all patches that were merged into it, which is DyMU's virtual unmerging).
         keep: tokens of one image that are left after this cut, the class token not counted.
         layer: 0-based.
         reads: signals that `reduce` will look up in its view; see `View`.
@@ -359,172 +363,6 @@ class Compressor(Protocol):
 
     def reduce(self, view: View, keep: int) -> Reduction:
         """Choose or merge: `keep` rows of one image, of `view.tokens`, whose class token (if any) is not counted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reduction:
-    """A sparse linear map from source tokens to kept tokens, for a batch: kept[b, row] += weight * tokens[b, source].
-
-    A row with a single one is pruning, a row of weights is merging; rows may overlap and their number may differ
-    between batch rows. Rows are in the order in which the tokens go on.
-
-    Attributes:
-        sources: number of source tokens of every batch row.
-        counts: [batch] rows kept, on the CPU.
-        batch, row, source: [nnz] integers; weight: [nnz] floats.
-        position: `keep` (a row stands where its anchor stood), `renumber` (contiguous again) or [batch, max(counts)]
-            explicit position ids.
-        anchor: [batch, max(counts)] the source that gives a row its place; -1 behind the end of a shorter batch row.
-    """
-
-    sources: int
-    counts: torch.Tensor
-    batch: torch.Tensor
-    row: torch.Tensor
-    source: torch.Tensor
-    weight: torch.Tensor
-    anchor: torch.Tensor
-    position: Literal["keep", "renumber"] | torch.Tensor = "keep"
-
-    @classmethod
-    def keep(
-        cls,
-        indices: torch.Tensor | Sequence[torch.Tensor],
-        sources: int,
-        *,
-        position: Literal["keep", "renumber"] | torch.Tensor = "keep",
-    ) -> Reduction:
-        """Keep the tokens at `indices`, in that order: [batch, k], or one 1-D tensor per batch row."""
-        import torch
-
-        if not isinstance(indices, torch.Tensor) and len({len(r) for r in indices}) == 1:
-            indices = torch.stack(list(indices))
-        if isinstance(indices, torch.Tensor):
-            size, k = indices.shape
-            batch = torch.arange(size, device=indices.device)[:, None].expand(size, k).reshape(-1)
-            row, anchor = torch.arange(k, device=indices.device).expand(size, k).reshape(-1), indices.long()
-            weight = torch.ones(size * k, device=indices.device)
-            return cls(sources, torch.full((size,), k), batch, row, anchor.reshape(-1), weight, anchor, position)
-        rows = list(indices)
-        counts = torch.tensor([len(r) for r in rows], dtype=torch.long)
-        source = torch.cat(rows).long() if rows else torch.zeros(0, dtype=torch.long)
-        device = source.device
-        batch = torch.repeat_interleave(torch.arange(len(rows)), counts).to(device)
-        row = torch.cat([torch.arange(int(c)) for c in counts]).to(device) if rows else source
-        anchor = torch.full((len(rows), int(counts.max()) if rows else 0), -1, dtype=torch.long, device=device)
-        anchor[batch, row] = source
-        weight = torch.ones(len(source), device=device)
-        return cls(sources, counts, batch, row, source, weight, anchor, position)
-
-    @classmethod
-    def merge(
-        cls,
-        groups: torch.Tensor,
-        weights: torch.Tensor | None = None,
-        *,
-        anchor: torch.Tensor | None = None,
-        normalize: bool = True,
-        position: Literal["keep", "renumber"] | torch.Tensor = "keep",
-    ) -> Reduction:
-        """Merge sources into groups.
-
-        Args:
-            groups: [batch, n] the row that each source goes into, -1 to drop it; every row up to the largest is used.
-            weights: [batch, n], default 1; scaled to sum to one within a group unless `normalize` is off.
-            anchor: [batch, k]; default the first source of each group.
-        """
-        import torch
-
-        size, n = groups.shape
-        counts = (groups.amax(1) + 1).cpu() if n else torch.zeros(size, dtype=torch.long)
-        width = int(counts.max()) if size else 0
-        batch, source = torch.nonzero(groups >= 0, as_tuple=True)
-        row = groups[batch, source].long()
-        given = torch.ones_like(groups, dtype=torch.float32) if weights is None else weights.float()
-        weight = given[batch, source]
-        flat = batch * width + row
-        if normalize:
-            weight = weight / torch.zeros(size * width, device=groups.device).index_add_(0, flat, weight)[flat]
-        if anchor is None:
-            first = torch.full((size * width,), n, dtype=torch.long, device=groups.device)
-            first = first.scatter_reduce_(0, flat, source, "amin").view(size, width)
-            anchor = torch.where(first == n, -1, first)
-        return cls(n, counts, batch, row, source, weight, anchor, position)
-
-    @classmethod
-    def identity(cls, size: int, sources: int) -> Reduction:
-        """Keep every token of `size` batch rows."""
-        import torch
-
-        return cls.keep(torch.arange(sources).expand(size, sources), sources)
-
-    @property
-    def is_selection(self) -> bool:
-        """True where every kept token is one source token, unchanged."""
-        return len(self.source) == int(self.counts.sum()) and bool((self.weight == 1).all())
-
-    @property
-    def valid(self) -> torch.Tensor:
-        """[batch, max(counts)] True for rows that exist."""
-        import torch
-
-        width = self.anchor.shape[1]
-        return (torch.arange(width)[None] < self.counts[:, None]).to(self.anchor.device)
-
-    def apply(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[batch, n, dim] to [batch, max(counts), dim], zeros behind the end of a shorter batch row."""
-        import torch
-
-        size, n, dim = tokens.shape
-        if n != self.sources:
-            raise ValueError(f"a reduction of {self.sources} tokens was applied to {n}")
-        width = self.anchor.shape[1]
-        place = self.batch * width + self.row
-        picked = tokens.reshape(size * n, dim).index_select(0, self.batch * n + self.source)
-        if not self.is_selection:
-            wide = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-            terms = picked.to(wide).mul_(self.weight.to(wide)[:, None])
-            picked = terms.new_zeros(size * width, dim).index_add_(0, place, terms).to(tokens.dtype)
-        elif not torch.equal(place, torch.arange(size * width, device=place.device)):
-            picked = tokens.new_zeros(size * width, dim).index_copy_(0, place, picked)
-        return picked.view(size, width, dim)
-
-    def sizes(self, sizes: torch.Tensor) -> torch.Tensor:
-        """How many original patches each kept token stands for: [batch, n] to [batch, max(counts)]."""
-        out = sizes.new_zeros(self.anchor.shape)
-        return out.index_put_((self.batch, self.row), sizes[self.batch, self.source], accumulate=True)
-
-    def then(self, other: Reduction) -> Reduction:
-        """This reduction followed by `other`, as one map from the first sources to the last rows.
-
-        Position ids that either names explicitly are not carried over: the result has `other`'s rule.
-        """
-        import torch
-
-        width, wide = self.anchor.shape[1], other.anchor.shape[1]
-        if width != other.sources or len(self.counts) != len(other.counts):
-            raise ValueError(f"a reduction to {width} tokens cannot be followed by one of {other.sources}")
-        product = other.dense() @ self.dense()
-        batch, row, source = product.nonzero(as_tuple=True)
-        anchor = self.anchor.gather(1, other.anchor.clamp(min=0)) if wide else other.anchor
-        return replace(
-            other, sources=self.sources, batch=batch, row=row, source=source, weight=product[batch, row, source],
-            anchor=torch.where(other.anchor < 0, -1, anchor),
-        )  # fmt: skip
-
-    def dense(self) -> torch.Tensor:
-        """The map as a matrix, [batch, max(counts), sources]."""
-        matrix = self.weight.new_zeros(*self.anchor.shape, self.sources)
-        return matrix.index_put_((self.batch, self.row, self.source), self.weight, accumulate=True)
-
-    def describe(self, index: int) -> list[int] | list[list[int]]:
-        """What batch row `index` kept, for a record: source indices in order, or the sources of each merged row."""
-        mine = self.batch == index
-        rows, sources = self.row[mine].tolist(), self.source[mine].tolist()
-        groups: list[list[int]] = [[] for _ in range(int(self.counts[index]))]
-        for row, source in zip(rows, sources, strict=True):
-            groups[row].append(source)
-        return [g[0] for g in groups] if self.is_selection else [sorted(g) for g in groups]
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizers

@@ -32,6 +32,11 @@ class Schedule:
         return sum(self.layers) / len(self.layers)
 
     @property
+    def unmerges(self) -> bool:
+        """Does the LLM attend as if its tokens stood at the places of all patches?"""
+        return any(stage.place == "attention" for stage in self.stages)
+
+    @property
     def after_cut(self) -> int:
         """Visual tokens after the last cut, which is what most papers print."""
         return self.layers[-1]
@@ -73,6 +78,11 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
         met = here
         if stage.keep > count:
             raise Refusal(f"asks for {stage.keep} of {count} tokens at {stage.place} layer {layer}")
+        if stage.place == "attention" and (stage.keep != count or {"pixel", "decoder"} & {s.place for s in stages}):
+            raise Refusal(
+                f"unmerges {stage.keep} of {count} tokens; it must be all of them, with no cut at the places pixel and "
+                "decoder"
+            )
         count = stage.keep
         start = layer if stage.place == "decoder" else 0
         layers[start:] = [count] * (shape.llm_layers - start)

@@ -15,9 +15,9 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     n = scores.shape[-1]
     if 0 < keep < n:
         least = scores.topk(keep, sorted=False).values.amin(-1, keepdim=True)
-        kept = (scores >= least).nonzero()
+        kept = torch.where(scores >= least)[-1]
         if len(kept) == keep * (scores.numel() // n):  # nothing ties with the last one kept
-            return kept[:, -1].view(*scores.shape[:-1], keep)
+            return kept.view(*scores.shape[:-1], keep)
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     return ranked[..., :keep].sort(dim=-1).values
 
@@ -424,29 +424,3 @@ def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     """Rotary embedding of queries or keys, [..., n, d]; channel i turns with channel i + d/2."""
     first, second = tokens.chunk(2, -1)
     return tokens * cos + torch.cat([-second, first], -1) * sin
-
-
-def unmerged_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mapping: torch.Tensor, cos: torch.Tensor,
-    sin: torch.Tensor, mask: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """Attention as if merged tokens still stood at all their places: virtual unmerging (DyMU, arXiv 2504.17040).
-
-    Args:
-        query, key, value: [batch, heads, tokens, d] of the tokens that there are, before rotary embedding.
-        mapping: [batch, n] the token that stands at each of the n places of the full sequence; every token at one.
-        cos, sin: [..., n, d] of those places.
-        mask: what `scaled_dot_product_attention` takes for n queries and keys; default causal.
-
-    Returns:
-        [batch, heads, tokens, d]: the mean of what a token attended to at all its places.
-    """
-    size, heads, tokens, d = query.shape
-    places = mapping[:, None, :, None].expand(-1, heads, -1, d)
-    query, key = (rotate(t.gather(2, places), cos, sin) for t in (query, key))
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value.gather(2, places), attn_mask=mask, is_causal=mask is None
-    )
-    total = torch.zeros_like(value).scatter_add_(2, places, out)
-    count = torch.zeros(size, tokens, dtype=out.dtype, device=out.device)
-    return total / count.scatter_add_(1, mapping, torch.ones_like(mapping, dtype=out.dtype))[:, None, :, None]

@@ -2,6 +2,7 @@
 
 Convention: two FLOPs per multiply-add; matrix products and convolutions only; causal attention counted dense; `lm_head`
 on the last position only; every vision layer, the ones behind the features included, since the model computes them.
+Behind virtual unmerging attention runs over all places of the full prompt, all else over the tokens that are left.
 `flops.py` counts the same by running the real model class on the meta device, and holds these formulas against it.
 """
 
@@ -77,8 +78,9 @@ def closed_form(
         ValueError: `layers` does not have one count per LLM layer.
     """
     counts = list(layers) if layers is not None else [images * n for n in schedule.layers]
-    llm = _Llm.of(config)
-    per_layer = llm.prefill_layers(text_tokens, counts)
+    llm = Llm.of(config)
+    places = images * schedule.full if schedule.unmerges else None
+    per_layer = llm.prefill_layers(text_tokens, counts, places)
     return Flops(
         vision=images * sum(vision_layers(config, schedule)),
         projector=projector_flops(config, projected(schedule, counts[0], images)),
@@ -87,7 +89,7 @@ def closed_form(
             config, schedule, text_tokens, counts, images=images, behind=behind, segments=segments, encoder=encoder
         ),
         prefill=sum(per_layer) + llm.head(),
-        decode_token=llm.decode(text_tokens, counts),
+        decode_token=llm.decode(text_tokens, counts, places),
         per_layer=per_layer,
     )
 
@@ -113,7 +115,7 @@ def flops_to_first_token(
 
 def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_layer: Sequence[int]) -> int:
     """All LLM layers, each with its own number of tokens, and `lm_head` on the last position."""
-    llm = _Llm.of(config)
+    llm = Llm.of(config)
     return sum(llm.prefill_layers(text_tokens, visual_tokens_per_layer)) + llm.head()
 
 
@@ -143,7 +145,7 @@ def signal_flops(
     for stage in schedule.stages:
         if stage.place == "decoder" and stage.layer:
             seen = visual[stage.layer - 1]
-            total += _decoder_signals(_Llm.of(config), frozenset(stage.reads), text_tokens + seen, seen, after)
+            total += _decoder_signals(Llm.of(config), frozenset(stage.reads), text_tokens + seen, seen, after)
         elif stage.place == "encoder" and (unknown := set(stage.reads) - {"keys"}):
             raise Refusal(f"the cost of the signal {min(unknown)} is not known")
     return total
@@ -178,7 +180,7 @@ def _tower_signal(
     return 0
 
 
-def _decoder_signals(llm: _Llm, reads: frozenset[str], tokens: int, visual: int, behind: int) -> int:
+def _decoder_signals(llm: Llm, reads: frozenset[str], tokens: int, visual: int, behind: int) -> int:
     """Of one cut: `tokens` arrive, `visual` of them visual; `behind` are text behind the last picture."""
     row, query = 2 * tokens * llm.queries, 2 * llm.width * llm.queries
     known = {
@@ -210,7 +212,7 @@ def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_toke
     if dtype not in DTYPE_BYTES:
         raise UserError(f"The size of dtype {dtype!r} is not known: choose one of {', '.join(DTYPE_BYTES)}.")
     tokens = sum(text_tokens + n for n in visual_tokens_per_layer)
-    return 2 * DTYPE_BYTES[dtype] * _Llm.of(config).groups * tokens
+    return 2 * DTYPE_BYTES[dtype] * Llm.of(config).groups * tokens
 
 
 # --------------------------------------------------------------------------------------------------------------- vision
@@ -297,7 +299,7 @@ def projector_flops(config: PretrainedConfig, tokens: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Llm:
+class Llm:
     """The dimensions of a Llama-like LLM, read once, since attributes of a configuration are slow."""
 
     depth: int
@@ -308,7 +310,7 @@ class _Llm:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: PretrainedConfig) -> _Llm:
+    def of(cls, config: PretrainedConfig) -> Llm:
         text = config.get_text_config()
         heads = text.num_attention_heads
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -317,19 +319,24 @@ class _Llm:
             text.intermediate_size, text.vocab_size,
         )  # fmt: skip
 
-    def layer(self, tokens: int, keys: int) -> int:
-        """Grouped-query attention of `tokens` on `keys`, and a gated MLP of three matrices."""
+    def layer(self, tokens: int, rows: int, keys: int) -> int:
+        """Grouped-query attention of `rows` on `keys`; projections, and a gated MLP of three matrices, of `tokens`."""
         projections = 4 * tokens * self.width * (self.queries + self.groups)
-        return projections + 4 * tokens * keys * self.queries + 6 * tokens * self.width * self.mlp
+        return projections + 4 * rows * keys * self.queries + 6 * tokens * self.width * self.mlp
 
     def head(self) -> int:
         """`lm_head` on one position."""
         return 2 * self.width * self.vocabulary
 
-    def prefill_layers(self, text_tokens: int, visual: Sequence[int]) -> tuple[int, ...]:
+    def prefill_layers(
+        self, text_tokens: int, visual: Sequence[int], places: int | None = None
+    ) -> tuple[int, ...]:  # fmt: skip
+        """Of every layer; `places` counts visual ones that attention runs over, where they are not its tokens."""
         if len(visual) != self.depth:
             raise ValueError(f"{len(visual)} token counts were given for {self.depth} LLM layers")
-        return tuple(self.layer(text_tokens + n, text_tokens + n) for n in visual)
+        seen = [text_tokens + (n if places is None else places) for n in visual]
+        return tuple(self.layer(text_tokens + n, rows, rows) for n, rows in zip(visual, seen, strict=True))
 
-    def decode(self, text_tokens: int, visual: Sequence[int]) -> int:
-        return sum(self.layer(1, text_tokens + n + 1) for n in visual) + self.head()
+    def decode(self, text_tokens: int, visual: Sequence[int], places: int | None = None) -> int:
+        keys = (text_tokens + (n if places is None else places) + 1 for n in visual)
+        return sum(self.layer(1, 1, seen) for seen in keys) + self.head()

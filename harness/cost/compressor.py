@@ -120,7 +120,7 @@ def selector_flops(
     shapes = _Shapes(config, schedule, text_tokens, text_tokens if behind is None else behind, segments, encoder)
     total, tokens = 0, schedule.full
     for stage in schedule.stages:
-        if stage.place != "pixel" and tokens:
+        if stage.place not in ("pixel", "attention") and tokens:
             together = images if stage.joint else 1
             view = shapes.view(stage, tokens, together)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:

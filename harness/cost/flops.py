@@ -6,6 +6,7 @@ of tokens, so that no hook of a method is needed.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from .compressor import on_meta, selector_flops, signals_on_meta
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from ..models.unmerging import Unmerging
 
 TOLERANCE = 0.02
 """Largest relative gap between counter and closed form."""
@@ -42,7 +45,7 @@ class FlopCounter:
         self._projector = model.model.multi_modal_projector
         self._llm = model.model.language_model
         self._built = [str(layer) for layer in self._llm.layers]
-        self._known: dict[tuple[str, int, int], int] = {}
+        self._known: dict[tuple[object, ...], int] = {}
 
     def count(
         self, schedule: Schedule, text_tokens: int, compressor: Compressor | None = None,
@@ -61,8 +64,9 @@ class FlopCounter:
         if compressor:
             selector = selector_flops(self.config, schedule, compressor, text_tokens=text_tokens, encoder=encoder)
         expected = closed.closed_form(self.config, schedule, text_tokens, encoder=encoder, selector=selector)
-        per_layer = tuple(self._llm_layer(i, text_tokens + n, 0) for i, n in enumerate(schedule.layers))
-        steps = (self._llm_layer(i, 1, text_tokens + n) for i, n in enumerate(schedule.layers))
+        places = text_tokens + schedule.full if schedule.unmerges else None
+        per_layer = tuple(self._llm_layer(i, text_tokens + n, 0, places) for i, n in enumerate(schedule.layers))
+        steps = (self._llm_layer(i, 1, text_tokens + n, places) for i, n in enumerate(schedule.layers))
         head = on_meta(self._head, (1, 1, self._llm.config.hidden_size))
         counted = Flops(
             vision=self._vision(schedule),
@@ -94,12 +98,25 @@ class FlopCounter:
             total += on_meta(self._tower.head, (1, after, vision.hidden_size))
         return total
 
-    def _llm_layer(self, index: int, tokens: int, cached: int) -> int:
-        """One layer on `tokens` new positions behind `cached` ones; layers that are built alike are run once."""
-        key = (self._built[index], tokens, cached)
+    def _llm_layer(self, index: int, tokens: int, cached: int, places: int | None) -> int:
+        """One layer on `tokens` new positions behind `cached` ones; layers that are built alike are run once.
+
+        Args:
+            places: at which the tokens of the prompt stand behind virtual unmerging.
+        """
+        key = (self._built[index], tokens, cached, places)
         if key not in self._known:
-            self._known[key] = self._run_llm_layer(index, tokens, cached)
+            with nullcontext() if places is None else self._unmerging(cached or tokens, places).attached():
+                self._known[key] = self._run_llm_layer(index, tokens, cached)
         return self._known[key]
+
+    def _unmerging(self, tokens: int, places: int) -> Unmerging:
+        import torch
+
+        from ..models.unmerging import Places, Unmerging
+
+        stands = torch.arange(places, device="meta")[None]
+        return Unmerging(self._llm, Places(tokens, stands, torch.ones_like(stands, dtype=torch.bool), stands))
 
     def _run_llm_layer(self, index: int, tokens: int, cached: int) -> int:
         import torch

@@ -305,9 +305,8 @@ class VisionLanguageModel(ABC):
         if encoded is None or anew:
             encoded = self._encode(batch, reads, stages, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
-        ids, span, features = enter(batch, encoded, stages, calls, placeholder=self.placeholder, words=words)
-        decoder = [s for s in stages if s.place == "decoder"]
-        cutter = Cutter(self.text_model, decoder, calls, span)
+        ids, span, whole, features = enter(batch, encoded, stages, calls, placeholder=self.placeholder, words=words)
+        cutter = Cutter(self.text_model, stages, calls, span, whole)
         cache = self._new_cache()
         with cutter.prefill():
             logits = self._forward(ids, span.valid, span.position, cache, torch.cat(features))

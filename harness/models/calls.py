@@ -117,11 +117,7 @@ class Calls:
         beside = int(stage.place == "encoder" and class_index is not None)
         self._check(stage, rows, tokens, reduction, class_index)
         counts = [self._counts(stage, images, reduction, n, beside) for n, images in enumerate(rows)]
-        singles = torch.zeros_like(reduction.anchor).index_put_(
-            (reduction.batch, reduction.row), torch.ones_like(reduction.row), accumulate=True
-        )
-        anchored = origin.gather(1, reduction.anchor.clamp(min=0))
-        moved, grown = torch.where(singles == 1, anchored, -1), reduction.sizes(sizes)
+        moved, grown = reduction.origins(origin), reduction.sizes(sizes)
         for number, images in enumerate(rows):
             step = _Step(stage, images, reduction, number, counts[number])
             self._steps.append(step)
@@ -186,7 +182,8 @@ class Calls:
                 f"{where} returned a reduction of {len(reduction.counts)} images with {reduction.sources} tokens "
                 f"for {len(rows)} with {n}"
             )
-        if len(reduction.source) and not 0 <= int(reduction.source.min()) <= int(reduction.source.max()) < n:
+        low, high = torch.stack(reduction.source.aminmax()).tolist() if len(reduction.source) else (0, 0)
+        if low < 0 or high >= n:
             raise BrokenPromiseError(f"{where} named a token that does not exist: there are {n}")
         if (
             stage.place == "encoder"
@@ -257,6 +254,27 @@ class Calls:
         cuts = zip(*entries.values(), strict=True)
         joined = [[row for _, rows in cut for row in rows] for cut in cuts]
         return tuple([row[0] for row in e] if all(len(row) == 1 for row in e) else e for e in joined)
+
+    def stand_ins(self, images: Sequence[int]) -> torch.Tensor:
+        """For every patch of all images of one sample, [patches], which of the tokens that are left stands for it.
+
+        Raises:
+            BrokenPromiseError: a patch that no token stands for, or more than one.
+        """
+        patches = len(images) * self.grid[0] * self.grid[1]
+        found, times = torch.zeros(patches, dtype=torch.long), torch.zeros(patches)
+        rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
+        for token, members in enumerate(rows):
+            own = [place for place in (members if isinstance(members, list) else [members]) if place >= 0]
+            found[own] = token
+            times[own] += 1
+        if bool((times != 1).any()):
+            name = getattr(self.compressor, "name", type(self.compressor).__name__)
+            raise BrokenPromiseError(
+                f"{name} stands tokens at the places of all that they were merged from, but left a patch of sample "
+                f"{self.names[images[0]].sample} to no token, or to several"
+            )
+        return found
 
 
 def _largest(weights: Mapping[int, torch.Tensor], images: int) -> Sequence[torch.Tensor]:

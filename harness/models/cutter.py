@@ -7,7 +7,7 @@ So hooks give every layer behind a cut its own mask and rotary embedding, at pre
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -16,7 +16,9 @@ from torch import nn
 
 from ..contracts import Reduction, Stage
 from .calls import BrokenPromiseError, Calls
+from .kernels import causal_mask
 from .signals import DecoderSignals, joined
+from .unmerging import Unmerging, unmerged
 
 Call = tuple[tuple[object, ...], dict[str, object]]
 
@@ -166,9 +168,21 @@ class Cutter:
         spans: what every layer saw at prefill, as its hook found it.
     """
 
-    def __init__(self, text_model: nn.Module, stages: Sequence[Stage], calls: Calls | None, span: Span) -> None:
+    def __init__(
+        self, text_model: nn.Module, stages: Sequence[Stage], calls: Calls | None, span: Span, whole: Span | None = None
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            stages: of which those inside the LLM concern it, and whether it unmerges.
+            span: of the prompt that enters; whole: of the prompt before any cut, needed to unmerge.
+        """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
+        self._unmerging = None
+        if any(stage.place == "attention" for stage in stages):
+            assert calls is not None and whole is not None
+            self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
+        stages = [stage for stage in stages if stage.place == "decoder"]
         self._text_model, self._layers, self._calls = text_model, layers, calls
         self._stages = {stage.layer: stage for stage in stages}
         if 0 in self._stages:
@@ -187,6 +201,7 @@ class Cutter:
                 hook = partial(self._before_layer, number)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
             stack.enter_context(self._signals.listening())
+            stack.enter_context(self._attention())
             yield
 
     @cached_property
@@ -201,7 +216,11 @@ class Cutter:
             for number in range(self._first, len(self._layers)):
                 hook = partial(self._before_step, number)
                 stack.callback(self._layers[number].register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.enter_context(self._attention())
             yield
+
+    def _attention(self) -> AbstractContextManager[None]:
+        return self._unmerging.attached() if self._unmerging else nullcontext()
 
     def _before_layer(
         self, number: int, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
@@ -260,25 +279,9 @@ class Cutter:
         self, kwargs: dict[str, object], valid: torch.Tensor, tokens: torch.Tensor, rope: object
     ) -> dict[str, object]:
         # Position ids only serve to guess packed sequences from gaps, and there are none.
-        mask = self._mask(valid, tokens)
-        return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
-
-    def _mask(self, valid: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
         kernel = self._text_model.config._attn_implementation  # type: ignore[union-attr]
-        if kernel != "eager" and bool(valid.all()):
-            return None  # causal for many queries, everything for one
-        if str(kernel).startswith("flash"):
-            return valid
-        queries, keys = tokens.shape[1], valid.shape[1]
-        causal = torch.ones(queries, keys, dtype=torch.bool, device=valid.device).tril(keys - queries)
-        mask = causal & valid[:, None, None]
-        if queries == keys:  # padding looks at itself: a softmax over nothing is not a number
-            mask = mask | torch.eye(keys, dtype=torch.bool, device=valid.device)
-        if kernel != "eager":
-            return mask
-        return torch.zeros(mask.shape, dtype=tokens.dtype, device=valid.device).masked_fill(
-            ~mask, torch.finfo(tokens.dtype).min
-        )
+        mask = causal_mask(kernel, valid, tokens.shape[1], tokens.dtype)
+        return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
 
 
 def whole_span(visual: torch.Tensor, valid: torch.Tensor) -> Span:

@@ -16,15 +16,16 @@ Embed = Callable[[torch.Tensor], torch.Tensor]
 
 def enter(
     batch: Batch, encoded: Encoded, stages: Sequence[Stage], calls: Calls | None, *, placeholder: int, words: Embed
-) -> tuple[torch.Tensor, Span, tuple[torch.Tensor, ...]]:
-    """Ids [batch, length], the span of them, and the visual tokens of every image after all cuts in front of the LLM.
+) -> tuple[torch.Tensor, Span, Span, tuple[torch.Tensor, ...]]:
+    """The prompt after all cuts in front of the LLM: ids [batch, length], the span of them, the one of the prompt
+    before any cut, and the visual tokens of every image.
 
     Args:
         calls: of the compressor that the stages belong to.
         placeholder: id of the token that a visual token takes the place of.
         words: text tokens' embeddings.
     """
-    span = whole_span(_visual(batch, placeholder), batch.attention_mask.bool())
+    span = whole = whole_span(_visual(batch, placeholder), batch.attention_mask.bool())
     behind = span.behind
     ids, features, projected = batch.input_ids, encoded.features, False
     if any(s.place in ("pixel", "encoder") for s in stages):
@@ -49,7 +50,7 @@ def enter(
     if not projected:
         features = _through(encoded, features)
     # A dropped placeholder that has become padding must not ask for a visual token.
-    return ids.masked_fill(~span.valid, 0), settled(span), features
+    return ids.masked_fill(~span.valid, 0), settled(span), whole, features
 
 
 def _visual(batch: Batch, placeholder: int) -> torch.Tensor:

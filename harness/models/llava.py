@@ -50,7 +50,7 @@ class Llava(VisionLanguageModel):
         else:
             last = max(layer if layer >= 0 else depth + 1 + layer for layer in chosen)
         if not _slides(text):
-            places.add("decoder")
+            places |= {"decoder", "attention"}
         shape = ModelShape(
             family="llava", tokens=side * side, grid=(side, side), vision_layers=depth,
             llm_layers=text.num_hidden_layers, class_token=class_token, feature_layers=last,

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..contracts import UserError
+from .kernels import KERNELS
 from .published import hub_revision, local_folder
-from .taps import KERNELS
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,

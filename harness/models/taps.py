@@ -1,31 +1,18 @@
-"""Lets a listener see the queries and keys of single attention layers, whatever kernel computes them.
-
-transformers asks an attention module's `config` which kernel to call. A tapped module gets a shallow copy of its config
-that names a function of ours; that function calls the original kernel and then shows queries and keys (after norms and
-rotary embedding) to the listeners. No layer leaves its kernel, and masks are built from the model's own config.
-"""
+"""What one call of an attention layer computed with, shown to a listener, or worked out beside the layer."""
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..contracts import UserError
+from .kernels import Kernel, rotary_turn, wrap
 
 Listener = Callable[["Seen"], None]
-KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
-_PREFIX = "toksweep_"  # the kernel's own name follows, because the library looks for "flash" in it
-_TAP = "_toksweep_tap"
-
 
 _CHUNK = 64
 """Queries whose rows are held at a time where only their mean is asked for."""
@@ -99,8 +86,8 @@ class Probe(Seen):
             UserError: a layer that does not project queries and keys apart, behind a norm of its own.
         """
         attention: Any = layer.self_attn
-        self._turn: Any = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
-        if not self._turn or not hasattr(layer, "input_layernorm") or not hasattr(attention, "q_proj"):
+        self._turn = rotary_turn(attention)
+        if not hasattr(layer, "input_layernorm") or not hasattr(attention, "q_proj"):
             raise UserError(
                 f"Queries cannot be computed beside a {type(layer).__name__}: choose a method that reads no signal "
                 "named next_*."
@@ -123,55 +110,22 @@ class Probe(Seen):
             states = norm(states)
         states = states.transpose(1, 2)
         cosine, sine = (part[:, places] for part in self._rope)
-        turned: torch.Tensor = self._turn(states, states, cosine, sine)[0]
-        return turned
-
-
-@dataclass
-class _Tap:
-    config: object
-    listeners: list[Listener] = field(default_factory=list)
-
-
-def _tapped(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
-    **kwargs: object,
-) -> object:  # fmt: skip
-    tap: _Tap = module.__dict__[_TAP]
-    ours, module.config = module.config, tap.config  # type: ignore[assignment]
-    try:
-        default: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(tap.config._attn_implementation, default)  # type: ignore[attr-defined]
-        out = kernel(module, query, key, value, mask, **kwargs)
-    finally:
-        module.config = ours
-    scale = kwargs.get("scaling")
-    seen = Seen(
-        query, key, mask, float(scale) if isinstance(scale, int | float) else query.shape[-1] ** -0.5,
-        causal=bool(getattr(module, "is_causal", False)),
-    )  # fmt: skip
-    for listener in tap.listeners:
-        listener(seen)
-    return out
-
-
-for _kernel in KERNELS:
-    AttentionInterface.register(_PREFIX + _kernel, _tapped)
+        return self._turn(states, cosine, sine)
 
 
 @contextmanager
 def tap(attention: nn.Module, listener: Listener) -> Iterator[None]:
     """Show every call of an attention layer to `listener` while the context lasts; taps may be nested."""
-    if _TAP not in attention.__dict__:
-        attention.__dict__[_TAP] = _Tap(attention.config)
-        attention.config = copy.copy(attention.config)
-        attention.config._attn_implementation_internal = _PREFIX + attention.config._attn_implementation  # type: ignore
-    mine: _Tap = attention.__dict__[_TAP]
-    mine.listeners.append(listener)
-    try:
+
+    def listen(
+        kernel: Kernel, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        mask: torch.Tensor | None, **kwargs: object,
+    ) -> object:  # fmt: skip
+        out = kernel(module, query, key, value, mask, **kwargs)
+        scale, causal = kwargs.get("scaling"), bool(getattr(module, "is_causal", False))
+        width = query.shape[-1] ** -0.5
+        listener(Seen(query, key, mask, float(scale) if isinstance(scale, int | float) else width, causal=causal))
+        return out
+
+    with wrap(attention, listen):
         yield
-    finally:
-        mine.listeners.remove(listener)
-        if not mine.listeners:
-            attention.config = mine.config  # type: ignore[assignment]
-            del attention.__dict__[_TAP]

@@ -16,7 +16,7 @@ Schedule = Literal["constant", "linear", "reverse_linear"]
 
 @compressor(
     "dymu",
-    places=("encoder",),
+    places=("encoder", "attention"),
     needs=("keys",),
     budget_kind="adaptive",
     merges=True,
@@ -35,20 +35,25 @@ class DyMU:
     layers attend in proportion to size (which the released code does in its fused attention; its other branch adds the
     bias behind the softmax, a bug). `thresholds` holds one similarity per vision layer, from `find_threshold` on many
     pictures; counts then differ between pictures and `keep` is their nominal average, spread over layers by `schedule`.
+    With `unmerge` (virtual unmerging) the LLM's attention, positions included, is that of the full prompt, in which a
+    token stands wherever something was merged into it; `unmerge=False` hands the LLM an ordinary shorter prompt.
 
     Departs from the paper: without `thresholds` every picture is its own set for estimating them, which merges the same
     number everywhere (pairs of negative similarity never merge); the authors' thresholds come from 250,000 pictures.
-    Virtual unmerging in the LLM (`ops.unmerged_attention`) acts at the place `attention`, not here.
+    Departs from the code: its cache repeats the keys of a token at every place, here it holds them once.
     """
 
     thresholds: tuple[float, ...] | None = None
     schedule: Schedule = "constant"
+    unmerge: bool = True
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "linear", "reverse_linear"):
             raise ValueError(f"schedule must be constant, linear or reverse_linear, not {self.schedule!r}")
         if self.thresholds is not None and not all(isinstance(t, int | float) for t in self.thresholds):
             raise ValueError(f"thresholds must be numbers, one per vision layer, not {self.thresholds!r}")
+        if not isinstance(self.unmerge, bool):
+            raise ValueError(f"unmerge must be True or False, not {self.unmerge!r}")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layers, keep = shape.feature_layers or shape.vision_layers, max(keep, 1)
@@ -64,7 +69,7 @@ class DyMU:
                     planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=True))
             if left == keep:
                 break
-        return tuple(planned)
+        return (*planned, Stage("attention", left)) if self.unmerge else tuple(planned)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         protected = 0 if view.class_index is None else 1

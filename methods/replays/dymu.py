@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction
+from ...harness.models.unmerging import Places, Unmerging
 from ..compressors.dymu import find_threshold, share_out
-from ..ops import best_partners, pair_above, rotate, unmerged_attention
+from ..ops import best_partners, pair_above, rotate
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,14 +103,23 @@ def _scores(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"scores": (query @ key.mT / query.shape[-1] ** 0.5).numpy()}
 
 
+@torch.no_grad()
 def _attention(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """An attention layer of an LLM whose merged tokens stand at all their places."""
+    """An attention layer of an LLM whose merged tokens stand at all their places, by the engine's own unmerging."""
+    from transformers import LlamaConfig, LlamaModel
+
     hidden, mapping = torch.from_numpy(case["hidden_states"])[None], torch.from_numpy(case["mapping_indices"])[None]
-    query, key, value = (
-        (hidden @ torch.from_numpy(case[name]).T).view(1, hidden.shape[1], int(case["num_heads"]), -1).transpose(1, 2)
-        for name in ("wq", "wk", "wv")
+    n, heads = mapping.shape[1], int(case["num_heads"])
+    config = LlamaConfig(
+        hidden_size=hidden.shape[2], num_attention_heads=heads, num_hidden_layers=1, vocab_size=8, intermediate_size=1
     )
-    d = query.shape[-1]
-    turns = torch.outer(torch.arange(mapping.shape[1]), 10000 ** (-torch.arange(0, d, 2) / d)).repeat(1, 2)
-    out = unmerged_attention(query, key, value, mapping, turns.cos(), turns.sin())
-    return {"output": (out.transpose(1, 2).flatten(2) @ torch.from_numpy(case["wo"]).T)[0].numpy()}
+    model = LlamaModel._from_config(config, attn_implementation="sdpa")
+    attention = model.layers[0].self_attn
+    for name in "qkvo":
+        getattr(attention, f"{name}_proj").weight.copy_(torch.from_numpy(case[f"w{name}"]))
+    places = torch.arange(n)[None]
+    full = Places(hidden.shape[1], mapping, torch.ones_like(mapping, dtype=torch.bool), places)
+    with Unmerging(model, full).attached():
+        turns = model.rotary_emb(hidden, position_ids=places[:, : hidden.shape[1]])
+        out, _ = attention(hidden, position_embeddings=turns, attention_mask=None)
+    return {"output": out[0].numpy()}

@@ -111,6 +111,17 @@ def test_cuts_come_in_the_order_in_which_tokens_meet_them_and_once_in_a_layer(st
         lay_out(stages, SHAPE)
 
 
+@pytest.mark.parametrize("stages", [
+    (Stage("projector", 100), Stage("attention", 99)),
+    (Stage("pixel", 64, grid=(8, 8)), Stage("attention", 64)),
+    (Stage("decoder", 64, layer=2), Stage("attention", 64)),
+])  # fmt: skip
+def test_unmerging_is_of_all_tokens_that_are_left_in_front_of_the_llm(stages):
+    with pytest.raises(Refusal, match="unmerges"):
+        lay_out(stages, SHAPE)
+    assert lay_out((Stage("projector", 100), Stage("attention", 100)), SHAPE).unmerges
+
+
 def test_what_goes_into_the_projector_is_not_cut_after_what_comes_out():
     with pytest.raises(Refusal, match="goes into the projector after"):
         lay_out((Stage("projector", 200), Stage("projector", 100, features=True)), SHAPE)

@@ -10,7 +10,7 @@ from toksweep.methods.compressors.auroracap import AuroraCap
 from toksweep.methods.compressors.dymu import DyMU, share_out
 from toksweep.methods.compressors.pitome import PiToMe, pair_by_energy
 from toksweep.methods.compressors.tinychart import TinyChart
-from toksweep.methods.ops import pair_above, pair_alike, unmerged_attention
+from toksweep.methods.ops import pair_above, pair_alike
 
 CLIP = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
 SIGLIP = ModelShape("siglip", 2916, (54, 54), 27, 24, False, feature_layers=26)
@@ -122,7 +122,7 @@ def test_thresholds_of_another_tower_are_refused():
         DyMU(thresholds=(0.9,) * 12).stages(100, CLIP)
 
 
-@pytest.mark.parametrize("parameters", [{"schedule": "steep"}, {"thresholds": ("high",)}])
+@pytest.mark.parametrize("parameters", [{"schedule": "steep"}, {"thresholds": ("high",)}, {"unmerge": "no"}])
 def test_a_setting_of_dymu_that_makes_no_sense_is_refused(parameters):
     with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
         registry("methods").get("dymu").build(parameters)
@@ -142,20 +142,3 @@ def test_a_threshold_between_two_edges_merges_what_their_number_does():
     ranked = (unit[:, ::2] @ unit[:, 1::2].mT).amax(-1).sort(descending=True).values[0]
     threshold = float(ranked[2:4].mean())
     assert all(torch.equal(a, b) for a, b in zip(pair_above(metric, threshold, 0), pair_alike(metric, 3), strict=True))
-
-
-def test_unmerged_attention_is_attention_of_the_repeated_tokens():
-    """Computed place by place, with rotations as complex numbers."""
-    mapping = torch.tensor([[0, 1, 1, 2, 0, 3], [3, 2, 1, 0, 0, 0]])
-    query, key, value = (draw(2, 2, 4, 8, seed=s).double() for s in range(3))
-    turns = torch.outer(torch.arange(6), 100 ** (-torch.arange(4) / 4)).double()
-    cos, sin = turns.cos().repeat(1, 2), turns.sin().repeat(1, 2)
-    out = unmerged_attention(query, key, value, mapping, cos, sin)
-    for b in range(2):
-        turned = [torch.complex(t[b, :, mapping[b], :4], t[b, :, mapping[b], 4:]) for t in (query, key)]
-        q, k = (t * torch.polar(torch.ones_like(turns), turns) for t in turned)
-        logits = (q @ k.conj().mT).real / 8**0.5
-        weights = logits.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf).softmax(-1)
-        attended = weights @ value[b, :, mapping[b]]
-        want = torch.stack([attended[:, mapping[b] == t].mean(1) for t in range(4)], 1)
-        assert torch.allclose(out[b], want)

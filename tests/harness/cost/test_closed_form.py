@@ -56,6 +56,15 @@ def test_merging_inside_the_tower_lowers_the_mlp_of_its_layer_and_everything_beh
     assert found.projector == 2 * 6 * (24 * 32 + 32 * 32)
 
 
+def test_unmerged_attention_runs_over_every_place_and_the_rest_over_the_tokens_that_are_left():
+    stages = (Stage("projector", 6), Stage("attention", 6))
+    shorter = closed_form(small_config(), lay_out(stages[:1], SHAPE), 5)
+    found = closed_form(small_config(), lay_out(stages, SHAPE), 5)
+    pairs = (5 + 16) ** 2 - (5 + 6) ** 2
+    assert found.prefill - shorter.prefill == 4 * 4 * pairs * 48  # layers, FLOPs per pair and channel, query channels
+    assert found.decode_token - shorter.decode_token == 4 * 4 * 10 * 48
+
+
 def test_a_smaller_picture_is_encoded_at_its_own_grid():
     found = closed_form(small_config(), lay_out((Stage("pixel", 4, grid=(2, 2)),), SHAPE), 5)
     layer = 2 * 5 * (4 * 24 * 24 + 2 * 24 * 40) + 4 * 5 * 5 * 24

@@ -28,6 +28,7 @@ SCHEDULES = {
     "projector": (Stage("projector", 5),),
     "decoder": (Stage("decoder", 9, layer=1), Stage("decoder", 2, layer=3)),
     "no visual token left": (Stage("decoder", 0, layer=2),),
+    "unmerged": (Stage("encoder", 10, layer=0), Stage("encoder", 6, layer=1), Stage("attention", 6)),
     "two places": (Stage("encoder", 8, layer=1), Stage("projector", 6), Stage("decoder", 3, layer=2)),
 }
 

@@ -14,9 +14,10 @@ ALL = ["none", *vlm.COMPRESSORS]
 
 
 def each(names):
-    """Every method under SDPA; under eager attention those that cut inside the LLM, and one for each other place."""
+    """Every method under SDPA; under eager attention those that act inside the LLM, and one for each other place."""
     others = {"none", "downsample", "tome", "divprune"}
-    eager = [n for n in names if n in others or "decoder" in registry("methods").get(n).meta.get("places", ())]
+    inside = {"decoder", "attention"}
+    eager = [n for n in names if n in others or inside & {*registry("methods").get(n).meta.get("places", ())}]
     both = [("sdpa", n) for n in names] + [("eager", n) for n in eager]
     return pytest.mark.parametrize(("llava", "name"), both, indirect=["llava"])
 
