@@ -208,6 +208,13 @@ def cost(
     text_encoder: Annotated[
         str | None, typer.Option(help="A folder or hub id of a CLIP checkpoint, for methods such as cdpruner.")
     ] = None,
+    flops_convention: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also count the LLM's FLOPs as papers do: pio_fvlm, divprune, holitom, dycoke, pyramiddrop, "
+            "globalcom2, hiprune."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """FLOPs by stage and KV-cache bytes, without weights or network."""
@@ -215,7 +222,7 @@ def cost(
 
     rows, refused = cost_table(
         model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype,
-        text_encoder=text_encoder,
+        text_encoder=text_encoder, flops=flops_convention or (),
     )  # fmt: skip
     if as_json:
         _print_json(rows)
@@ -338,7 +345,7 @@ def _print_table(rows: Sequence[Mapping[str, object]], *, title: str) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in rows[0] if rows else ():
         numeric = all(isinstance(r[name], int | float | None) for r in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(v)) for v in row.values()))
     width = None if sys.stdout.isatty() else 240

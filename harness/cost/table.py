@@ -11,6 +11,7 @@ from ..plan import Refused, check_budgets, fit_compressor
 from ..registry import registry
 from ..spec import MethodChoice
 from .closed_form import kv_bytes
+from .conventions import flops_conventions
 from .flops import FlopCounter
 
 
@@ -23,6 +24,7 @@ def cost_table(
     convention: Convention = "mean",
     dtype: str = "bf16",
     text_encoder: str | None = None,
+    flops: Sequence[str] = (),
 ) -> tuple[list[dict[str, object]], list[Refused]]:
     """One row per method and budget, and the combinations that cannot run with the reason.
 
@@ -33,11 +35,13 @@ def cost_table(
         text_tokens: prompt tokens that are no visual tokens.
         dtype: of the KV cache.
         text_encoder: a folder or hub id of a CLIP checkpoint, for methods that read one.
+        flops: published conventions by name, each a further column `flops[NAME]` beside ours.
 
     Raises:
-        UserError: an unknown method, model, dtype or budget; a budget above the full count; a compressor without a
-            budget; or no row left, with the reasons.
+        UserError: an unknown method, model, dtype, budget or FLOPs convention; a budget above the full count; a
+            compressor without a budget; or no row left, with the reasons.
     """
+    conventions = flops_conventions(flops)
     choices = {c.label: c for c in map(MethodChoice.parse, methods)}
     parsed = [Budget.parse(b) for b in budgets]
     info = model_info(model, text_encoder)
@@ -56,7 +60,7 @@ def cost_table(
         for budget in [None] if entry.kind == "untouched" else parsed:
             try:
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
-                flops = counter.count(schedule, text_tokens, compressor, encoder)
+                spent = counter.count(schedule, text_tokens, compressor, encoder)
             except Refusal as reason:
                 refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
                 continue
@@ -68,13 +72,14 @@ def cost_table(
                     "text_tokens": text_tokens,
                     "tokens_entering": schedule.entering,
                     "tokens_mean": schedule.mean,
-                    "flops_vision": flops.vision,
-                    "flops_projector": flops.projector,
-                    "flops_compressor": flops.compressor,
-                    "flops_prefill": flops.prefill,
-                    "flops_decode_token": flops.decode_token,
+                    "flops_vision": spent.vision,
+                    "flops_projector": spent.projector,
+                    "flops_compressor": spent.compressor,
+                    "flops_prefill": spent.prefill,
+                    "flops_decode_token": spent.decode_token,
                     "kv_bytes": kv_bytes(config, dtype, text_tokens, schedule.layers),
                 }
+                | {f"flops[{n}]": round(of(config, schedule.layers, text_tokens)) for n, of in conventions.items()}
             )
     if not rows:
         reasons = dict.fromkeys(f"{r.method}{f' at {r.budget}' if r.budget else ''}: {r.reason}" for r in refused)
