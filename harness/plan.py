@@ -187,22 +187,45 @@ def fit_compressor(
     """
     if budget is None:
         return None, schedule.untouched(model.shape)
-    if entry.kind != "compressor":
-        raise Refusal(f"{entry.name} is a {entry.kind} and codes pictures; only a compressor acts in a model")
-    places, needs = entry.meta["places"], entry.meta["needs"]
-    assert isinstance(places, tuple) and isinstance(needs, tuple)
-    if missing := model.family.lacking(places, needs):
-        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
-    if model.text_encoder is None and _asks_text_encoder(entry):
-        raise Refusal(f"{entry.name} needs {NEEDED}")
-    method = entry.build(choice.parameters)
-    if not isinstance(method, Compressor):
-        raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
+    method = build_compressor(entry, choice.parameters)
+    check_model(entry, model)
     merges = bool(entry.meta["merges"])
     return method, schedule.resolve(method, budget, convention, model.shape, merges=merges)
 
 
-def _asks_text_encoder(entry: Entry) -> bool:
+def build_compressor(entry: Entry, parameters: Mapping[str, object]) -> Compressor:
+    """A method that acts in a model.
+
+    Raises:
+        Refusal: it is no compressor.
+        UserError: parameters that it does not take, or a class that lacks a part of the contract.
+    """
+    if entry.kind != "compressor":
+        raise Refusal(f"{entry.name} is a {entry.kind} and codes pictures; only a compressor acts in a model")
+    method = entry.build(parameters)
+    if not isinstance(method, Compressor):
+        raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
+    return method
+
+
+def check_model(entry: Entry, model: ModelInfo) -> None:
+    """Raises Refusal for a compressor that acts or reads where a model's family lets it not."""
+    places, needs = entry.meta["places"], entry.meta["needs"]
+    assert isinstance(places, tuple) and isinstance(needs, tuple)
+    if missing := model.family.lacking(places, needs):
+        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    if model.text_encoder is None and asks_text_encoder(entry):
+        raise Refusal(f"{entry.name} needs {NEEDED}")
+
+
+def check_task(entry: Entry, task: Entry) -> None:
+    """Raises Refusal for a method of clips on a task that shows none."""
+    if entry.meta.get("clips") and task.meta["family"] != "video_qa":
+        raise Refusal(f"{entry.name} leaves out what frames have in common, and {task.name} shows no clips")
+
+
+def asks_text_encoder(entry: Entry) -> bool:
+    """Does a method hold patches against the question in CLIP's space?"""
     needs = entry.meta.get("needs", ())
     assert isinstance(needs, tuple)
     return any(name.startswith("clip_") for name in needs)
@@ -267,8 +290,7 @@ class _Expander:
         return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
-        if entry.meta.get("clips") and self.family != "video_qa":
-            raise Refusal(f"{entry.name} leaves out what frames have in common, and {self.task.name} shows no clips")
+        check_task(entry, self.task)
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
         return self._fit_tokenizer(entry, choice, budget) if budget else None, None
@@ -354,7 +376,7 @@ class _Expander:
                 "device": spec.device.partition(":")[0],
                 "max_new_tokens": spec.max_new_tokens,
             }
-            if self.model.text_encoder and _asks_text_encoder(entry):
+            if self.model.text_encoder and asks_text_encoder(entry):
                 work["text_encoder"] = self.model.text_encoder.revision
         return work
 
