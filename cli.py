@@ -237,26 +237,35 @@ def verify(
     reference: Annotated[Path | None, typer.Option(help="A folder of arrays made by the authors' code.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Write what our code computes to this folder.")] = None,
     model: Annotated[str | None, typer.Option(help="What it is tried in [default: a small one of ours].")] = None,
-    task: Annotated[str, typer.Option(help="A task whose samples name their evidence.")] = "synth_vqa",
+    task: Annotated[
+        str | None, typer.Option(help="A task whose samples name their evidence [default: drawn pictures, or clips].")
+    ] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="A folder or hub id of a CLIP checkpoint, for methods such as cdpruner.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Try what every figure about a compressor takes for granted; with --reference, compare it (or all methods) with
-    arrays that the authors' own code produced. Exit 0 all is well, 1 something is not."""
-    from .harness.registry import parse_call, registry
-    from .harness.verify import verify_reference
-
-    if method is None and reference is None:
-        raise UserError("verify needs a compressor to try, or --reference DIR with arrays to compare all methods with.")
-    if method is not None and reference is None:
+    """Try what every figure about a compressor takes for granted; with --reference, compare it as well (or, without
+    one, all methods) with arrays that the authors' own code produced. Exit 0 all is well, 1 something is not."""
+    if dump is not None and reference is None:
+        raise UserError("--dump writes what our code computes from reference arrays: add --reference DIR.")
+    if method is not None:
+        from .harness.registry import parse_call, registry
         from .harness.truth import truth_test
 
         name, parameters = parse_call(method)
-        findings = truth_test(registry("methods").get(name), parameters, model, task)
-        rows = [asdict(finding) for finding in findings]
+        verdicts = truth_test(
+            registry("methods").get(name), parameters, model, task, text_encoder=text_encoder, reference=reference,
+            dump=dump,
+        )  # fmt: skip
+        rows = [{"promise": promise, **verdict._asdict()} for promise, verdict in verdicts.items()]
         _print_json(rows) if as_json else _print_table(rows, title=f"{method} in {model or 'a small model'}")
-        raise typer.Exit(1 if any(f.status == "fail" for f in findings) else 0)
-    assert reference is not None
-    result = verify_reference(reference, dump, [method] if method else None)
+        raise typer.Exit(1 if any(v.status == "fail" for v in verdicts.values()) else 0)
+    if reference is None:
+        raise UserError("verify needs a compressor to try, or --reference DIR with arrays to compare all methods with.")
+    from .harness.verify import verify_reference
+
+    result = verify_reference(reference, dump)
     rows = [asdict(report) for report in result.files]
     _print_json(rows) if as_json else _print_table(rows, title=f"Reference arrays of {reference}")
     raise typer.Exit(0 if result.ok else 1)

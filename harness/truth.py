@@ -6,309 +6,250 @@ and what to mend where it is not.
 
 from __future__ import annotations
 
-import os
 import random
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from .contracts import Budget, Compressor, Memo, ModelShape, Reduction, Refusal, Sample, Stage, Task, UserError, View
-from .models import open_model
-from .models.base import Answer, Batch, VisionLanguageModel
-from .models.calls import BrokenPromiseError, BudgetKind
-from .models.embedded import embedded
-from .registry import Entry, registry
-from .runner import open_sample
-from .schedule import Schedule, lay_out, resolve, untouched
+from .contracts import Budget, Compressor, ModelShape, Reduction, Refusal, Sample, Stage, UserError, View
+from .models.base import Answer
+from .models.calls import BrokenPromiseError
+from .registry import Entry
+from .schedule import Schedule, untouched
+from .traces import Watched, state
+from .trial import BUDGETS, Trial, set_up
+from .verify import verify_reference
 
-BUDGETS = ("100%", "75%", "50%", "25%", "10%")
-QUESTIONS = 96
-OURS = "toksweep-mini"
 SURE = 2.0
 """Standard errors by which a difference must stand out before it is called one."""
 
 Status = Literal["pass", "fail", "open"]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One promise: kept, broken (with the mend), or open where this method or this evidence cannot tell."""
+class Verdict(NamedTuple):
+    """Of a promise: kept, broken (with the mend), or open where this method or this evidence cannot tell."""
 
-    promise: str
     status: Status
     found: str
     mend: str = ""
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A compressor on a model, with samples, and what the process was like before the first call."""
-
-    entry: Entry
-    method: Compressor
-    model: VisionLanguageModel
-    samples: Sequence[Sample]
-    before: _State
-    trained: bool
-
-    @property
-    def kind(self) -> BudgetKind:
-        return cast(BudgetKind, self.entry.meta["budget_kind"])
-
-    def schedule(self, budget: str) -> Schedule:
-        """The schedule of a budget under the convention `mean`."""
-        merges = bool(self.entry.meta["merges"])
-        return resolve(self.method, Budget.parse(budget), "mean", self.model.shape, merges=merges)
-
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        opened = [open_sample(s) for s in samples]
-        return self.model.prepare([o.sample for o in opened], [o.images for o in opened])
-
-    def answer(
-        self, batch: Batch, schedule: Schedule, *, method: Compressor | None = None, tokens: int = 1, seed: int = 0
-    ) -> list[Answer]:
-        chosen = method or self.method
-        return self.model.answer(
-            batch, None, chosen if schedule.stages else None, schedule, seed=seed, max_new_tokens=tokens,
-            budget_kind=self.kind,
-        )  # fmt: skip
-
-    def reachable(self) -> tuple[str, Schedule]:
-        """A budget that is no full one, and its schedule."""
-        for budget in BUDGETS[2:0:-1]:
-            try:
-                return budget, self.schedule(budget)
-            except Refusal:
-                continue
-        raise UserError(
-            f"{self.entry.name} refuses every budget of {', '.join(BUDGETS[1:3])}: there is nothing to test."
-        )
-
-
 def truth_test(
-    entry: Entry, parameters: dict[str, object], model: str | None, task: str, *, questions: int = QUESTIONS
-) -> list[Finding]:
-    """Run every check on a compressor.
+    entry: Entry,
+    parameters: Mapping[str, object],
+    model: str | None = None,
+    task: str | None = None,
+    *,
+    text_encoder: str | None = None,
+    questions: int | None = None,
+    reference: Path | None = None,
+    dump: Path | None = None,
+) -> dict[str, Verdict]:
+    """Hold a compressor to every promise, and say of each whether it is kept.
 
     Args:
         model: what it acts in, a name, a folder or a hub id; None: `toksweep-mini`, with random weights where none come
             with this version, so that nothing is said about answers.
-        task: a task whose samples name their evidence.
-        questions: how many of them the check against inverted scores asks.
+        task: a task whose samples name their evidence; None: the one that `toksweep-mini` was made for, of clips where
+            the method is for clips.
+        text_encoder: a folder or hub id of a CLIP checkpoint; None: for a model of ours the one that comes with it.
+        questions: how many of the samples are looked at.
+        reference: a folder of arrays that the authors' own code produced, which the method is compared with as well.
+        dump: where what it computes from them goes.
 
     Raises:
-        UserError: no compressor, or one that the model's family cannot serve.
+        UserError: no compressor, one that the model's family cannot serve, one of clips on a task of pictures, or one
+            that reads a text encoder where there is none.
     """
-    if entry.kind != "compressor":
-        raise UserError(f"{entry.name} is a {entry.kind}; only compressors are verified.")
-    method = entry.build(parameters)
-    if not isinstance(method, Compressor):
-        raise UserError(f"{entry.name} in {entry.path} lacks stages() or reduce(): see the Compressor contract.")
-    with TemporaryDirectory() as folder:
-        chosen = model or (OURS if OURS in embedded() else str(_untrained(Path(folder))))
-        opened = open_model(chosen)
-    places, needs = entry.meta["places"], entry.meta["needs"]
-    assert isinstance(places, tuple) and isinstance(needs, tuple)
-    if missing := opened.info.lacking(places, needs):
-        raise UserError(f"{entry.name} needs {' and '.join(missing)}, which {chosen} lacks: give another --model.")
-    listed = cast(Task, registry("tasks").get(task).load())(None)
-    samples = [s for s in islice(listed, questions) if s.regions]
-    if not samples:
-        raise UserError(f"The samples of {task} name no evidence: give another --task, such as synth_vqa.")
-    subject = _Subject(entry, method, opened, samples, _state(opened, samples[:2]), chosen in (model, OURS))
-    return [finding for check in CHECKS for finding in _guarded(check, subject)]
+    trial = set_up(entry, parameters, model, task, text_encoder, questions)
+    checks = dict(PROMISES)
+    if reference is not None:
+        checks["reference arrays match"] = partial(_reference, folder=reference, dump=dump)
+    return {promise: _verdict(check, trial) for promise, check in checks.items()}
 
 
-def _guarded(check: Callable[[_Subject], Iterator[Finding]], subject: _Subject) -> Iterator[Finding]:
+def _verdict(check: Check, trial: Trial) -> Verdict:
     """A check whose method raises has failed, and the others go on."""
     try:
-        yield from check(subject)
+        return check(trial)
     except UserError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
-        name = check.__name__.strip("_").replace("_", " ")
-        yield Finding(name, "fail", f"{type(error).__name__}: {text}", "Make the method run on these samples.")
+        return Verdict("fail", f"{type(error).__name__}: {text}", "Make the method run on these samples.")
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
 
 
-def _budget(subject: _Subject) -> Iterator[Finding]:
-    promise = "budget honoured, by the ledger"
-    batch, full = subject.batch(subject.samples[:2]), subject.model.shape.tokens
+def _budget(trial: Trial) -> Verdict:
+    batch, full = trial.batch(2), trial.model.shape.tokens
     told, refused = [], []
     for budget in BUDGETS:
+        wanted = Budget.parse(budget).tokens(full)
         try:
-            schedule = subject.schedule(budget)
+            answers = trial.answer(batch, trial.schedule(budget))
         except Refusal:
             refused.append(budget)
             continue
-        wanted = Budget.parse(budget).tokens(full)
-        try:
-            answers = subject.answer(batch, schedule)
         except BrokenPromiseError as error:
-            yield Finding(promise, "fail", f"at {budget}: {error}", "Return exactly as many rows as `keep` says.")
-            return
-        spent = max(fmean(a.visual_tokens) for a in answers)
-        if spent > wanted + 1e-6 and subject.kind != "adaptive":
-            yield Finding(promise, "fail", f"at {budget}: {spent:g} tokens, mean over layers, of {wanted} allowed",
-                          "Let stages() promise fewer tokens for a smaller `keep`.")  # fmt: skip
-            return
+            return Verdict("fail", f"at {budget}: {error}", "Return exactly as many rows as `keep` says.")
+        spent = max(fmean(a.visual_tokens) * full / a.tokens_full for a in answers)
+        if spent > wanted + 1e-6 and trial.kind != "adaptive":
+            return Verdict("fail", f"at {budget}: {spent:g} tokens, mean over layers, of {wanted} allowed",
+                           "Let stages() promise fewer tokens for a smaller `keep`.")  # fmt: skip
         told.append(f"{budget}: {spent:g}/{wanted}")
     note = f"; refused: {', '.join(refused)}" if refused else ""
-    yield Finding(promise, "pass" if len(told) > 1 else "fail", ", ".join(told) + note,
-                  "" if len(told) > 1 else "Serve at least one budget below the full count.")  # fmt: skip
+    if len(told) < 2:
+        return Verdict("fail", ", ".join(told) + note, "Serve at least one budget below the full count.")
+    return Verdict("pass", ", ".join(told) + note)
 
 
-def _full(subject: _Subject) -> Iterator[Finding]:
-    promise = "full budget changes nothing"
-    batch, shape = subject.batch(subject.samples[:2]), subject.model.shape
-    if subject.entry.meta["merges"]:
-        yield Finding(promise, "pass", "declared as merging, hence bypassed")
-        return
-    schedule = subject.schedule("100%")
-    plain = subject.model.prefill(batch, None, None, untouched(shape), seed=0)
-    cut = subject.model.prefill(batch, None, subject.method, schedule, seed=0, budget_kind=subject.kind)
+def _full(trial: Trial) -> Verdict:
+    if trial.entry.meta["merges"]:
+        return Verdict("pass", "declared as merging, hence bypassed")
+    batch, schedule = trial.batch(2), trial.schedule("100%")
+    plain = trial.model.prefill(batch, None, None, untouched(trial.model.shape), seed=0)
+    cut = trial.model.prefill(batch, None, trial.method, schedule, seed=0, budget_kind=trial.kind)
     if torch.equal(plain.logits, cut.logits):
-        yield Finding(promise, "pass", "logits are those of no method, bit for bit")
-        return
+        return Verdict("pass", "logits are those of no method, bit for bit")
     gap = float((plain.logits - cut.logits).abs().max())
-    yield Finding(promise, "fail", f"logits differ by up to {gap:.2g} though every token may be kept",
-                  "Keep all tokens in their order at the full count, or declare merges=True.")  # fmt: skip
+    return Verdict("fail", f"logits differ by up to {gap:.2g} though every token may be kept",
+                   "Keep all tokens in their order at the full count, or declare merges=True.")  # fmt: skip
 
 
-def _repeatable(subject: _Subject) -> Iterator[Finding]:
-    budget, schedule = subject.reachable()
-    batch = subject.batch(subject.samples[:4])
+def _repeatable(trial: Trial) -> Verdict:
+    budget, schedule = trial.reachable()
+    batch = trial.batch(4)
     kept = []
     for number in range(2):
         torch.manual_seed(number)
         np.random.seed(number)
         random.seed(number)
-        kept.append([a.kept_indices for a in subject.answer(batch, schedule)])
-    same = kept[0] == kept[1]
-    yield Finding(
-        "same seed, same tokens", "pass" if same else "fail",
-        f"two runs at {budget} keep {'the same' if same else 'other'} tokens",
-        "" if same else "Draw from view.noise: one random stream for all depends on what ran before.",
-    )  # fmt: skip
-    alone = [subject.answer(subject.batch([s]), schedule)[0].kept_indices for s in subject.samples[:4]]
-    equal = alone == kept[1]
-    yield Finding("a batch of four equals four batches of one", "pass" if equal else "fail",
-                  f"{sum(a != b for a, b in zip(alone, kept[1], strict=True))} of 4 samples keep other tokens alone",
-                  "" if equal else "Let no image of a batch look at another, and draw from view.noise.")  # fmt: skip
+        kept.append([a.kept_indices for a in trial.answer(batch, schedule)])
+    if kept[0] == kept[1]:
+        return Verdict("pass", f"two runs at {budget} keep the same tokens")
+    return Verdict("fail", f"two runs at {budget} keep other tokens",
+                   "Draw from view.noise: one random stream for all depends on what ran before.")  # fmt: skip
 
 
-def _order(subject: _Subject) -> Iterator[Finding]:
-    promise = "raster order kept"
-    if not subject.entry.meta["keeps_order"]:
-        yield Finding(promise, "pass", "declared otherwise (keeps_order=False)")
-        return
-    budget, schedule = subject.reachable()
-    full = subject.model.shape.tokens
-    for answer in subject.answer(subject.batch(subject.samples[:4]), schedule):
+def _alone(trial: Trial) -> Verdict:
+    _, schedule = trial.reachable()
+    together = [a.kept_indices for a in trial.answer(trial.batch(4), schedule)]
+    alone = [trial.answer(trial.batch(1, start=n), schedule)[0].kept_indices for n in range(len(together))]
+    others = sum(a != b for a, b in zip(alone, together, strict=True))
+    found = f"{others} of {len(alone)} samples keep other tokens alone"
+    if others:
+        return Verdict("fail", found, "Let no image of a batch look at another, and draw from view.noise.")
+    return Verdict("pass", found)
+
+
+def _order(trial: Trial) -> Verdict:
+    if not trial.entry.meta["keeps_order"]:
+        return Verdict("pass", "declared otherwise (keeps_order=False)")
+    budget, schedule = trial.reachable()
+    full = trial.model.shape.tokens
+    for answer in trial.answer(trial.batch(4), schedule):
         for entry in answer.kept_indices:
             firsts = [row[0] if isinstance(row, list) else row for row in entry]
             images = [[f for f in firsts if f // full == i] for i in range(len(firsts) and max(firsts) // full + 1)]
             if any(own != sorted(own) for own in images):
-                yield Finding(promise, "fail", f"at {budget} a later token stands before an earlier one",
-                              "Sort what you keep, or declare keeps_order=False.")  # fmt: skip
-                return
-    yield Finding(promise, "pass", f"kept tokens ascend at {budget}")
+                return Verdict("fail", f"at {budget} a later token stands before an earlier one",
+                               "Sort what you keep, or declare keeps_order=False.")  # fmt: skip
+    return Verdict("pass", f"kept tokens ascend at {budget}")
 
 
-def _traffic(subject: _Subject) -> Iterator[Finding]:
-    """First of the checks that look at the process, so that what a method imports late has been imported by then."""
-    _, schedule = subject.reachable()
-    batch = subject.batch(subject.samples[:2])
-    watched = _Watched(subject.method)
-    subject.answer(batch, schedule, method=watched)
+def _traffic(trial: Trial) -> Verdict:
+    _, schedule = trial.reachable()
+    watched = Watched(trial.method)
+    trial.answer(trial.batch(2), schedule, method=watched)
+    if not watched.seen:
+        return Verdict("pass", "none seen")
     found = ", ".join(dict.fromkeys(watched.seen))
-    yield Finding(
-        "no traffic with files, environment or global randomness", "fail" if found else "pass", found or "none seen",
-        "Leave these to the harness: a method sees its view and nothing else." if found else "",
-    )  # fmt: skip
+    return Verdict("fail", found, "Leave these to the harness: a method sees its view and nothing else.")
 
 
-def _restored(subject: _Subject) -> Iterator[Finding]:
+def _restored(trial: Trial) -> Verdict:
     """Against the state before the first call of all, since a patch may have been left long ago."""
-    _, schedule = subject.reachable()
-    subject.answer(subject.batch(subject.samples[:2]), schedule, tokens=2)
-    before, after = subject.before, _state(subject.model, subject.samples[:2])
+    _, schedule = trial.reachable()
+    batch, before = trial.batch(2), trial.before
+    trial.answer(batch, schedule, tokens=2)
+    after = state(trial.model, batch)
     patched = [name for name, function in after.functions.items() if function is not before.functions.get(name)]
-    fine = torch.equal(before.logits, after.logits) and before.marks == after.marks and not patched
+    if torch.equal(before.logits, after.logits) and before.marks == after.marks and not patched:
+        return Verdict("pass", "bit-identical logits, no hook left")
     what = f"left patched: {', '.join(patched)}" if patched else "the model answers or is built otherwise afterwards"
-    yield Finding(
-        "the model is as it was afterwards", "pass" if fine else "fail",
-        "bit-identical logits, no hook left" if fine else what,
-        "" if fine else "Undo every patch, or rather patch nothing: the harness cuts.",
-    )  # fmt: skip
+    return Verdict("fail", what, "Undo every patch, or rather patch nothing: the harness cuts.")
 
 
-def _inverted(subject: _Subject) -> Iterator[Finding]:
+def _inverted(trial: Trial) -> Verdict:
     """At half the tokens, keeping what the method drops must lose more of the evidence, and of the answers."""
-    promise = "inverted scores do worse"
-    if subject.entry.meta["floor"] or not subject.trained:
-        why = "a floor chooses without looking" if subject.trained else "the model's weights are random: give a --model"
-        yield Finding(promise, "open", why)
-        return
-    schedule = _half(subject)
+    if trial.entry.meta["floor"] or not trial.trained:
+        why = "a floor chooses without looking" if trial.trained else "the model's weights are random: give a --model"
+        return Verdict("open", why)
+    schedule = trial.half()
     if schedule is None:
-        yield Finding(promise, "open", "no schedule leaves about half of the tokens")
-        return
-    selects = len(schedule.stages) == 1 and not subject.entry.meta["merges"] and schedule.stages[0].place != "encoder"
+        return Verdict("open", "no schedule leaves about half of the tokens")
+    selects = len(schedule.stages) == 1 and not trial.entry.meta["merges"] and schedule.stages[0].place != "encoder"
+    kept = schedule.after_cut / schedule.full
     more_evidence, more_right = [], []
-    for start in range(0, len(subject.samples), 16):
-        samples = subject.samples[start : start + 16]
-        batch = subject.batch(samples)
-        answers = subject.answer(batch, schedule, tokens=8)
-        inverted = (
-            subject.answer(batch, _complement(schedule), method=_Inverted(subject.method), tokens=8) if selects else []
+    for start in range(0, len(trial.samples), 16):
+        samples = trial.samples[start : start + 16]
+        batch = trial.batch(16, start=start)
+        answers = trial.answer(batch, schedule, tokens=8)
+        for answer in answers:
+            if area := sum(p.area for p in answer.evidence):
+                recall = sum(p.area * p.last for p in answer.evidence) / area
+                more_evidence.append(2 * (recall - kept))  # the complement has what is missing
+        if selects:
+            inverted = trial.answer(batch, _complement(schedule), method=_Inverted(trial.method), tokens=8)
+            pairs = zip(samples, answers, inverted, strict=True)
+            more_right += [float(_right(a, sample)) - float(_right(b, sample)) for sample, a, b in pairs]
+    sides = {"evidence": more_evidence, "answers": more_right}
+    sigmas = {name: _sigmas(values) for name, values in sides.items() if len(values) > 1}
+    told = ", ".join(f"{name} {value:+.1f} standard errors" for name, value in sigmas.items())
+    told = f"against what it drops, over {len(trial.samples)} questions: {told}"
+    if min(sigmas.values(), default=0) < -SURE:
+        return Verdict("fail", told, "Keep the highest scores: what is dropped holds more of the answers.")
+    return Verdict("pass" if max(sigmas.values(), default=0) > SURE else "open", told)
+
+
+def _reference(trial: Trial, *, folder: Path, dump: Path | None) -> Verdict:
+    """Arrays are of a method's own functions, or of whole tiny models that it cut."""
+    files = verify_reference(folder, dump, [trial.entry.name]).files
+    left = "".join(f"; {file.file} was left out: {file.reason}" for file in files if file.reason)
+    compared = [file for file in files if file.expected]
+    if not compared:
+        return Verdict("open", f"{folder} holds none of {trial.entry.name}{left}")
+    found = ", ".join(f"{file.file}: {file.right}/{file.expected}" for file in compared)
+    wrong = ", ".join(f"{file.first_wrong} of {file.file}" for file in compared if file.status == "wrong")
+    if wrong:
+        return Verdict(
+            "fail", f"{found}; first that differ: {wrong}", "Do as the authors' code does; --dump shows more."
         )
-        for number, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-            area = sum(p.area for p in answer.evidence)
-            recall = sum(p.area * p.last for p in answer.evidence) / area
-            kept = schedule.after_cut / schedule.full
-            more_evidence.append(2 * (recall - kept))  # the complement has what is missing
-            if inverted:
-                more_right.append(float(_right(answer, sample)) - float(_right(inverted[number], sample)))
-    sides = {"evidence": _sigmas(more_evidence)} | ({"answers": _sigmas(more_right)} if more_right else {})
-    told = ", ".join(f"{name} {value:+.1f} standard errors" for name, value in sides.items())
-    told = f"against what it drops, over {len(more_evidence)} questions: {told}"
-    if min(sides.values()) < -SURE:
-        yield Finding(promise, "fail", told, "Keep the highest scores: what is dropped holds more of the answers.")
-    else:
-        yield Finding(promise, "pass" if max(sides.values()) > SURE else "open", told)
+    return Verdict("pass", found + left)
 
 
-CHECKS: tuple[Callable[[_Subject], Iterator[Finding]], ...] = (
-    _budget, _full, _repeatable, _order, _traffic, _restored, _inverted,
-)  # fmt: skip
+Check = Callable[[Trial], Verdict]
+PROMISES: Mapping[str, Check] = {
+    "budget honoured, by the ledger": _budget,
+    "full budget changes nothing": _full,
+    "same seed, same tokens": _repeatable,
+    "a batch of four equals four batches of one": _alone,
+    "raster order kept": _order,
+    "no traffic with files, environment or global randomness": _traffic,
+    "the model is as it was afterwards": _restored,
+    "inverted scores do worse": _inverted,
+}
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _half(subject: _Subject) -> Schedule | None:
-    """The schedule whose last layers see nearest to half of the tokens, if that is near it."""
-    shape = subject.model.shape
-    for keep in sorted(range(1, shape.tokens), key=lambda k: abs(k - shape.tokens // 2)):
-        try:
-            found = lay_out(tuple(subject.method.stages(keep, shape)), shape)
-        except Refusal:
-            continue
-        return found if 0.3 < found.after_cut / found.full < 0.7 else None
-    return None
 
 
 def _complement(schedule: Schedule) -> Schedule:
@@ -336,82 +277,6 @@ class _Inverted:
         if view.class_index is not None:
             dropped[:, view.class_index] = False
         return Reduction.keep([row.nonzero()[:, 0] for row in dropped], reduction.sources, position=reduction.position)
-
-
-class _Watched:
-    """Passes calls on, and notes what the method does to the process meanwhile."""
-
-    def __init__(self, method: Compressor) -> None:
-        self._method = method
-        self.seen: list[str] = []
-
-    def stages(self, keep: int, shape: ModelShape) -> Sequence[Stage]:
-        return self._method.stages(keep, shape)
-
-    def reduce(self, view: View, keep: int) -> Reduction:
-        self._method.reduce(replace(view, memo=Memo()), keep)  # late imports open files, once
-        environment, streams = dict(os.environ), _streams()
-        with _audited(self.seen):
-            reduction = self._method.reduce(view, keep)
-        if dict(os.environ) != environment:
-            self.seen.append("environment variables")
-        if not all(torch.equal(a, b) for a, b in zip(streams, _streams(), strict=True)):
-            self.seen.append("a global random stream")
-        return reduction
-
-
-def _streams() -> tuple[torch.Tensor, torch.Tensor]:
-    """The states of the global random streams of torch, numpy and Python."""
-    others = [hash(str(np.random.get_state())), hash(random.getstate())]
-    return torch.get_rng_state(), torch.tensor(others)
-
-
-_EVENTS = {
-    "open": "files", "os.remove": "files", "os.rename": "files", "os.mkdir": "files", "os.listdir": "files",
-    "os.putenv": "environment variables", "os.unsetenv": "environment variables", "socket.connect": "the network",
-    "subprocess.Popen": "other processes", "os.system": "other processes",
-}  # fmt: skip
-_notes: list[list[str]] = []
-_hooked: list[bool] = []
-
-
-def _untrained(folder: Path) -> Path:
-    from .models.embedded.export import untrained  # it draws the tasks' pictures, which the engine does not
-
-    return untrained(folder)[0]
-
-
-@contextmanager
-def _audited(seen: list[str]) -> Iterator[None]:
-    """Note what the process does while the context lasts. Audit hooks stay for good, so there is one, mostly idle."""
-    if not _hooked:
-        _hooked.append(True)
-        sys.addaudithook(lambda event, _: _notes[-1].append(_EVENTS[event]) if _notes and event in _EVENTS else None)
-    _notes.append(seen)
-    try:
-        yield
-    finally:
-        _notes.pop()
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a method could change for good: untouched logits, what hangs on modules, functions of torch."""
-
-    logits: torch.Tensor
-    marks: list[tuple[str, list[str], int, int]]
-    functions: dict[str, object]
-
-
-def _state(model: VisionLanguageModel, samples: Sequence[Sample]) -> _State:
-    opened = [open_sample(s) for s in samples]
-    batch = model.prepare([o.sample for o in opened], [o.images for o in opened])
-    logits = model.prefill(batch, None, None, untouched(model.shape), seed=0).logits
-    modules = model.model.named_modules()
-    marks = [(name, sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in modules]
-    places = {"torch": torch, "torch.nn.functional": torch.nn.functional, "torch.Tensor": torch.Tensor}
-    functions = {f"{name}.{k}": v for name, place in places.items() for k, v in vars(place).items() if callable(v)}
-    return _State(logits, marks, functions)
 
 
 def _right(answer: Answer, sample: Sample) -> bool:

@@ -258,6 +258,7 @@ def test_changing_a_method_recomputes_it_and_its_old_records_leave_the_table(tmp
         (["report", "nowhere"], "nothing to report"),
         (["check", "empty", "--baseline", "b.json"], "b.json|nothing to report"),
         (["verify"], "--reference"),
+        (["verify", "divprune", "--dump", "there"], "add --reference"),
         (["verify", "--reference", "nowhere"], "nowhere"),
         (["cost", "--model", "nobody/nothing", "--method", "none"], "nobody/nothing"),
         (["list", "meals"], "meals"),

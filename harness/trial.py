@@ -1,0 +1,129 @@
+"""What the truth test tries: a compressor in a small model, with questions whose evidence is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from .contracts import Budget, Compressor, Refusal, Sample, Task, UserError
+from .models import model_info, open_model
+from .models.base import Answer, Batch, VisionLanguageModel
+from .models.calls import BudgetKind
+from .models.embedded import embedded
+from .plan import asks_text_encoder, build_compressor, check_model, check_task
+from .registry import Entry, registry
+from .runner import open_sample
+from .schedule import Schedule, lay_out, resolve
+from .traces import State, state
+
+BUDGETS = ("100%", "75%", "50%", "25%", "10%")
+QUESTIONS = {"vqa": 96, "video_qa": 24}
+"""By family of the task: as many as half a minute allows."""
+OURS = "toksweep-mini"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A compressor in a model, with questions, and what the process was like before the first call.
+
+    Attributes:
+        trained: the model's weights are not random, hence its answers and its attention mean something.
+    """
+
+    entry: Entry
+    method: Compressor
+    model: VisionLanguageModel
+    samples: Sequence[Sample]
+    before: State
+    trained: bool
+
+    @property
+    def kind(self) -> BudgetKind:
+        return cast(BudgetKind, self.entry.meta["budget_kind"])
+
+    def schedule(self, budget: str) -> Schedule:
+        """The schedule of a budget under the convention `mean`."""
+        merges = bool(self.entry.meta["merges"])
+        return resolve(self.method, Budget.parse(budget), "mean", self.model.shape, merges=merges)
+
+    def reachable(self) -> tuple[str, Schedule]:
+        """A budget that is no full one, and its schedule."""
+        for budget in BUDGETS[2:0:-1]:
+            try:
+                return budget, self.schedule(budget)
+            except Refusal:
+                continue
+        raise UserError(
+            f"{self.entry.name} refuses every budget of {', '.join(BUDGETS[1:3])}: there is nothing to test."
+        )
+
+    def half(self) -> Schedule | None:
+        """The schedule whose last layers see nearest to half of the tokens, if that is near it."""
+        shape = self.model.shape
+        for keep in sorted(range(1, shape.tokens), key=lambda k: abs(k - shape.tokens // 2)):
+            try:
+                found = lay_out(tuple(self.method.stages(keep, shape)), shape)
+            except Refusal:
+                continue
+            return found if 0.3 < found.after_cut / found.full < 0.7 else None
+        return None
+
+    def batch(self, number: int, start: int = 0) -> Batch:
+        """That many samples, preprocessed."""
+        return _prepared(self.model, self.samples[start : start + number])
+
+    def answer(
+        self, batch: Batch, schedule: Schedule, *, method: Compressor | None = None, tokens: int = 1
+    ) -> list[Answer]:
+        """What the model says, with the compressor or another `method`, in at most `tokens` tokens."""
+        chosen = (method or self.method) if schedule.stages else None
+        return self.model.answer(batch, None, chosen, schedule, seed=0, max_new_tokens=tokens, budget_kind=self.kind)
+
+
+def set_up(
+    entry: Entry, parameters: Mapping[str, object], model: str | None, task: str | None, text_encoder: str | None,
+    questions: int | None,
+) -> Trial:  # fmt: skip
+    """A compressor in a model of the user's, or in ours; see `truth_test`."""
+    asked = registry("tasks").get(task) if task else _our_task(entry)
+    shipped = embedded()
+    trained = model is not None or OURS in shipped
+    with TemporaryDirectory() as folder:
+        at_hand = shipped if trained else _untrained(Path(folder))
+        name = model or OURS
+        if text_encoder is None and asks_text_encoder(entry) and f"{name}-clip" in at_hand:
+            text_encoder = str(at_hand[f"{name}-clip"])
+        chosen = str(at_hand.get(name, name))
+        try:
+            method = build_compressor(entry, parameters)
+            check_task(entry, asked)
+            check_model(entry, model_info(chosen, text_encoder))
+        except Refusal as reason:
+            raise UserError(f"{reason}.") from reason
+        opened = open_model(chosen, text_encoder=text_encoder)
+    listed = cast(Task, asked.load())(None)
+    samples = [s for s in islice(listed, questions or QUESTIONS.get(str(asked.meta["family"]), 0)) if s.regions]
+    if not samples:
+        raise UserError(f"The samples of {asked.name} name no evidence: give another --task, such as synth_vqa.")
+    return Trial(entry, method, opened, samples, state(opened, _prepared(opened, samples[:2])), trained)
+
+
+def _our_task(entry: Entry) -> Entry:
+    """What our model was made for: questions about clips for a method of clips, else about pictures."""
+    family = "video_qa" if entry.meta.get("clips") else "vqa"
+    return next(t for t in registry("tasks") if t.meta["model"] == OURS and t.meta["family"] == family)
+
+
+def _untrained(folder: Path) -> dict[str, Path]:
+    from .models.embedded.export import untrained  # it draws the tasks' pictures, which the engine does not
+
+    return {path.name: path for path in untrained(folder)}
+
+
+def _prepared(model: VisionLanguageModel, samples: Sequence[Sample]) -> Batch:
+    opened = [open_sample(s) for s in samples]
+    return model.prepare([o.sample for o in opened], [o.images for o in opened])
