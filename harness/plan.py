@@ -22,7 +22,7 @@ from .spec import MethodChoice, Section, SweepSpec
 
 ENGINE = {
     "reconstruction": ("contracts.py", "reconstruction.py"),
-    "vqa": ("contracts.py", "schedule.py", "answering.py", "models"),
+    "vqa": ("contracts.py", "reduction.py", "schedule.py", "answering.py", "models"),
 }
 """What of the engine determines a prediction, by kind of task."""
 

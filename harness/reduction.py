@@ -182,7 +182,7 @@ class Reduction:
 
 
 class _Selection(Reduction):
-    """Equally many tokens of every batch row, unchanged: anchors say it all, and nothing else exists until it is read."""
+    """Equally many tokens of every batch row, unchanged: anchors say it all, and the rest is made when it is read."""
 
     def __init__(
         self, anchor: torch.Tensor, sources: int, position: Literal["keep", "renumber"] | torch.Tensor

@@ -14,8 +14,7 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
     n = scores.shape[-1]
     if 0 < keep < n:
-        least = scores.topk(keep, sorted=False).values.amin(-1, keepdim=True)
-        kept = torch.where(scores >= least)[-1]
+        kept = torch.where(scores >= scores.topk(keep).values[..., -1:])[-1]
         if len(kept) == keep * (scores.numel() // n):  # nothing ties with the last one kept
             return kept.view(*scores.shape[:-1], keep)
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
