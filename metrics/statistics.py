@@ -7,6 +7,7 @@ clustered data"): crops of one photograph say little more than the photograph.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +75,28 @@ def paired_difference(
     return _interval([b, a], rounds=rounds, level=level, seed=seed)
 
 
+def cluster_correlation(
+    clusters: Sequence[str],
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    rounds: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Pearson's correlation of two lists, with a percentile interval over resampled clusters.
+
+    NaN where a list is constant; resamples where one is are discarded as in `cluster_bootstrap`.
+
+    Args:
+        clusters: [n] the cluster of each pair.
+
+    Raises:
+        ValueError: empty lists or ones of different lengths, or a level outside (0, 1).
+    """
+    return _interval([_Correlation(clusters, a, b)], rounds=rounds, level=level, seed=seed)
+
+
 def noninferiority(interval: Interval, margin: float) -> Verdict:
     """Whether a change of a higher-is-better score is shown to cost at most `margin`.
 
@@ -116,7 +139,31 @@ class _Mean:
         return means
 
 
-def _interval(sides: list[_Mean], *, rounds: int, level: float, seed: int) -> Interval:
+class _Correlation:
+    """Pearson's correlation under weights of the clusters, from sums of the moments in each."""
+
+    def __init__(self, clusters: Sequence[str], a: Sequence[float], b: Sequence[float]) -> None:
+        if not len(clusters) == len(a) == len(b) > 0:
+            raise ValueError(f"pairs need a cluster each, got {len(clusters)} of {len(a)} and {len(b)} values")
+        x, y = (np.asarray(side, dtype=np.float64) for side in (a, b))
+        x, y = x - x.mean(), y - y.mean()
+        names, of = np.unique(list(clusters), return_inverse=True)
+        self.sums = np.zeros((len(names), 6))
+        np.add.at(self.sums, of, np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1))
+        self.occupied = np.ones(len(names), dtype=bool)
+        self.fewest = len(names)
+
+    def under(self, weights: Array) -> Array:
+        """[rounds] correlations under weights [rounds, clusters]; NaN where a side is constant, up to rounding."""
+        n, x, y, xx, yy, xy = (weights @ self.sums).T
+        var_x, var_y = xx - x * x / n, yy - y * y / n
+        varies = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlations: Array = (xy - x * y / n) / np.sqrt(var_x * var_y)
+        return np.where(varies, correlations, np.nan).clip(-1, 1)
+
+
+def _interval(sides: Sequence[_Mean | _Correlation], *, rounds: int, level: float, seed: int) -> Interval:
     """The interval of the first side, less the second where there is one."""
     if not 0 < level < 1:
         raise ValueError(f"the level must lie between 0 and 1, got {level}")

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..metrics.statistics import Interval, cluster_bootstrap
+from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlation
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
 ROUNDS = 1000
+NONE = Interval(math.nan, math.nan, math.nan)
 
 
 def table(folder: ResultsFolder) -> pd.DataFrame:
@@ -80,30 +81,37 @@ def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecor
         usable = [r for r in records if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
         status = _status(cell, records, metric)
         explains = metric.family == "evidence" and cell.kind != "untouched"
-        correlation = loss_correlation(records, untouched, metric.name, cell.metrics[0]) if explains else None
+        correlation = loss_correlation(records, untouched, metric.name, cell.metrics[0]) if explains else {}
         for slice_name, only in [(None, None), *_slices(s for r in usable if (s := r.scores.get(metric.name)))]:
-            told = {"slice": slice_name, "status": status, "loss_correlation": None if only else correlation}
+            told = {"slice": slice_name, "status": status} | ({} if only else correlation)
             yield shared | _value(usable, metric, only, status) | told
 
 
 def loss_correlation(
     records: Iterable[SampleRecord], untouched: Mapping[str, SampleRecord], explaining: str, headline: MetricInfo
-) -> float | None:
-    """Pearson's correlation, over samples, of what two metrics lose against the untouched cell.
+) -> dict[str, object]:
+    """Pearson's correlation, over samples, of what two metrics lose against the untouched cell, as columns of a row.
 
-    Samples count that the untouched cell scores better than the worst: of the others nothing can be lost. None where
-    either loss is the same for all of them, or fewer than three are left.
+    Samples count that the untouched cell scores better than the worst: of the others nothing can be lost. There is no
+    value where either loss is the same for all of them, or fewer than three are left.
     """
-    losses = []
+    clusters, lost, cost = [], [], []
     for record in records:
         pair = record, untouched.get(record.sample_id, record)
-        (lost, whole_lost), (score, whole) = ([_item_mean(r, n) for r in pair] for n in (explaining, headline.name))
-        if None not in (lost, whole_lost, score, whole) and whole != headline.worst:
-            losses.append((whole_lost - lost, whole - score))  # type: ignore[operator]
-    if len(losses) < 3:
-        return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _number(float(np.corrcoef(np.array(losses).T)[0, 1]))
+        (left, there), (score, whole) = ([_item_mean(r, n) for r in pair] for n in (explaining, headline.name))
+        if left is None or there is None or score is None or whole in (None, headline.worst):
+            continue
+        clusters.append(record.cluster_id)
+        lost.append(there - left)
+        cost.append(whole - score)
+    found = cluster_correlation(clusters, lost, cost, rounds=ROUNDS) if len(lost) > 2 else NONE
+    return {
+        "loss_correlation": _number(found.value),
+        "loss_correlation_low": _number(found.low),
+        "loss_correlation_high": _number(found.high),
+        "loss_correlation_n": len(lost),
+        "loss_correlation_clusters": len(set(clusters)),
+    }
 
 
 def _item_mean(record: SampleRecord, metric: str) -> float | None:
@@ -170,7 +178,7 @@ def _value(
     records: Sequence[SampleRecord], metric: MetricInfo, only: tuple[str, str] | None, status: str
 ) -> dict[str, object]:
     clusters, sums, counts = cluster_table(records, metric.name, mean_over=metric.mean_over, only=only)
-    interval = Interval(math.nan, math.nan, math.nan)
+    interval = NONE
     if clusters and status != "incomplete":
         interval = cluster_bootstrap(sums, counts, rounds=ROUNDS)
     contributing = sum(

@@ -18,12 +18,14 @@ COLUMNS: tuple[str, ...] = (
     "attention", "device", "higher_is_better", "protocol", "source",
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
-    "diagnostic", "metric_family", "loss_correlation",
+    "diagnostic", "metric_family", "loss_correlation", "loss_correlation_low", "loss_correlation_high",
+    "loss_correlation_n", "loss_correlation_clusters",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
 clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
-explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over samples."""
+explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
+`_clusters` clusters, with its interval."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from toksweep.metrics.statistics import Interval, cluster_bootstrap, noninferiority, paired_difference
+from toksweep.metrics.statistics import (
+    Interval,
+    cluster_bootstrap,
+    cluster_correlation,
+    noninferiority,
+    paired_difference,
+)
 
 
 def column(values):
@@ -211,3 +217,28 @@ def test_a_bin_that_one_cluster_alone_has_leaves_no_interval():
     assert interval.value == 0.75
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
+
+
+def test_a_correlation_and_its_interval_equal_those_of_resampled_lists():
+    rng = np.random.default_rng(3)
+    clusters = rng.integers(12, size=60)
+    a = rng.normal(size=60) + clusters
+    b = a + 4 * rng.normal(size=60)
+    got = cluster_correlation([str(c) for c in clusters], a, b, rounds=400)
+    members = [np.flatnonzero(clusters == c) for c in sorted(set(clusters), key=str)]
+    rounds = np.random.default_rng(0).integers(len(members), size=(400, len(members)))
+    drawn = [np.concatenate([members[i] for i in draw]) for draw in rounds]
+    wanted = np.quantile([stats.pearsonr(a[i], b[i]).statistic for i in drawn], [0.025, 0.975])
+    assert got.value == pytest.approx(stats.pearsonr(a, b).statistic)
+    assert (got.low, got.high) == pytest.approx(tuple(wanted))
+
+
+def test_a_constant_list_correlates_with_nothing():
+    constant = cluster_correlation("abcd", [0.1] * 4, [1, 2, 3, 4])
+    assert all(map(math.isnan, (constant.value, constant.low, constant.high)))
+
+
+def test_pairs_of_one_cluster_have_no_interval_of_their_correlation():
+    one = cluster_correlation("aaa", [1, 2, 3], [1, 2, 4])
+    assert one.value > 0.9
+    assert math.isnan(one.low)

@@ -191,6 +191,9 @@ def test_losses_are_correlated_over_samples_that_full_tokens_answer():
     headline = MetricInfo("a", "", True, 0.0, "", "p", "c", "vqa")
     cut = [both("1", 0.9, 0.0), both("2", 0.7, 0.0), both("3", 0.2, 1.0), both("4", 0.0, 1.0), both("wrong", 1.0, 0.0)]
     wanted = np.corrcoef([0.9, 0.7, 0.2, 0.0], [1, 1, 0, 0])[0, 1]
-    assert loss_correlation(cut, whole, "e", headline) == pytest.approx(wanted)
-    assert loss_correlation(cut[:2], whole, "e", headline) is None
-    assert loss_correlation(cut[2:4] * 2, whole, "e", headline) is None
+    found = loss_correlation(cut, whole, "e", headline)
+    assert found["loss_correlation"] == pytest.approx(wanted)
+    assert found["loss_correlation_low"] <= wanted <= found["loss_correlation_high"]
+    assert (found["loss_correlation_n"], found["loss_correlation_clusters"]) == (4, 4)
+    assert loss_correlation(cut[:2], whole, "e", headline)["loss_correlation"] is None
+    assert loss_correlation(cut[2:4] * 2, whole, "e", headline)["loss_correlation"] is None
