@@ -25,6 +25,7 @@ class Comparison:
     task: str
     model: str | None
     metric: str
+    protocol: str | None
     unit: str
     higher_is_better: bool
     a: float | None
@@ -43,6 +44,7 @@ class Comparison:
             "task": self.task,
             "model": self.model,
             "metric": self.metric,
+            "protocol": self.protocol,
             "unit": self.unit,
             "better": "higher" if self.higher_is_better else "lower",
             **{k: None if v is None or math.isnan(v) else v for k, v in numbers.items()},
@@ -110,8 +112,9 @@ def _compare(folder: ResultsFolder, a: Sequence[Cell], b: Sequence[Cell]) -> lis
 def _one(
     folder: ResultsFolder, a: Sequence[Cell], b: Sequence[Cell], ours: MetricInfo, theirs: MetricInfo
 ) -> Comparison:
-    about = a[0].task, a[0].model, ours.name, ours.unit, ours.higher_is_better
-    if ours.protocol != theirs.protocol:
+    protocol = ours.protocol if ours.protocol == theirs.protocol else None
+    about = a[0].task, a[0].model, ours.name, protocol, ours.unit, ours.higher_is_better
+    if protocol is None:
         note = f"the protocols differ: {ours.protocol!r} and {theirs.protocol!r}; sweep both cells again"
         return Comparison(*about, None, None, None, 0, 0, "not comparable", note)
     left, right = ([_scored(folder, c, ours) for c in side] for side in (a, b))

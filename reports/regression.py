@@ -202,7 +202,10 @@ def _paired(
     gain = d if higher_is_better else Interval(-d.value, -d.high, -d.low)
     allowed = margin * abs(got.a)
     verdict = noninferiority(gain, allowed)
-    ends = f"difference {d.value:+.4g}, 95% interval {d.low:+.4g} to {d.high:+.4g}, allowed loss {allowed:.4g}"
+    ends = (
+        f"difference {d.value:+.4g}, 95% interval {d.low:+.4g} to {d.high:+.4g}, allowed loss {allowed:.4g}; "
+        f"{got.n_samples} samples, {got.n_clusters} clusters"
+    )
     if verdict == "regressed":
         yield "regression", f"{change}: {ends}"
     elif verdict == "not enough evidence":

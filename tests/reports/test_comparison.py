@@ -84,6 +84,7 @@ def test_rows_are_json_without_nan(tmp_path):
     cells = [(cell("fastv", one), records([0.0])), (cell("tome", one), records([1.0]))]
     rows = compare(write_folder(tmp_path / "x", cells), "fastv@4", "tome@4")
     assert json.loads(json.dumps(rows, allow_nan=False))[0]["ci_low"] is None
+    assert rows[0]["protocol"] == EXACT.protocol
 
 
 def test_unknown_cell_lists_near_ones(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +120,7 @@ def test_large_loss_of_many_clusters_is_a_regression(judge):
     result = judge(before, [scored(r, 0.0) if i % 3 else r for i, r in enumerate(before)])
     assert result.exit_code == 1
     assert "95% interval" in result.findings[0].what
+    assert re.search(r"\d+ samples, \d+ clusters$", result.findings[0].what)
 
 
 def test_gain_passes_with_a_note(judge):
