@@ -196,7 +196,8 @@ def _inverted(trial: Trial) -> Verdict:
     schedule = trial.half()
     if schedule is None:
         return Verdict("open", "no schedule leaves about half of the tokens")
-    selects = len(schedule.stages) == 1 and not trial.entry.meta["merges"] and schedule.stages[0].place != "encoder"
+    places = [stage.place for stage in schedule.stages]
+    selects = places in (["projector"], ["decoder"]) and not trial.entry.meta["merges"]
     kept = schedule.after_cut / schedule.full
     more_evidence, more_right = [], []
     for start in range(0, len(trial.samples), 16):
