@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,8 +16,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .pareto import front
-from .ranking import BUDGET, SERIES, as_rows
-from .tables import COSTS, budget_text, file_name, setting_text, show, show_cost
+from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
+from .ranking import BUDGET, SERIES, as_rows, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,14 +93,12 @@ def draw(ranked: pd.DataFrame, out: Path) -> list[Figure]:
     for _, rows in ranked.groupby(SERIES, dropna=False, sort=False):
         records = as_rows(rows)
         for cost in DRAWN:
-            points = [r for r in records if r["kind"] != "untouched" and _known(r[cost]) and _known(r["value"])]
+            known = (r for r in records if not missing(r[cost]) and not missing(r["value"]))
+            points = [r for r in known if r["kind"] != "untouched"]
             if not points:
                 continue
             first = records[0]
-            stem = file_name(first["task"], first["subset"], first["metric"], cost)
-            while stem in stems:
-                stem += "_"
-            stems.add(stem)
+            stem = new_stem(stems, first["task"], first["subset"], first["metric"], cost)
             made.append(_draw_one(records, points, cost, looks, out, stem))
     return made
 
@@ -114,60 +113,95 @@ def _draw_one(
 ) -> Figure:
     first = records[0]
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
-    settings: Any = {**STYLE, "svg.hashsalt": stem}
-    with mpl.rc_context(settings):
-        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
-        axes = canvas.subplots()
+
+    def paint(axes: Axes) -> None:
         _floors(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
             _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
         _ceiling(axes, records, points)
         _finish(axes, first, points, cost)
+
+    about = basis(points, {first["metric"]: first["protocol"]})
+    titles = {r["gid"]: _title(r, cost) for r in points}
+    svg = write(paint, out, stem, about, titles)
+    setting = setting_text(first)
+    caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
+    return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
+
+
+def write(paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str]) -> str:
+    """Write a figure in all formats, the same bytes for the same figure, and return its SVG made fit for a page.
+
+    Args:
+        paint: draws on the axes; a legend names what it labels.
+        about: small print above the axes, since a file for a paper leaves the page.
+        titles: texts to hover on, by the id of what they belong to.
+    """
+    settings: Any = {**STYLE, "svg.hashsalt": stem}
+    with mpl.rc_context(settings):
+        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
+        axes = canvas.subplots()
+        paint(axes)
+        axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
         canvas.legend(
             loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
         )
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, for three formats
-        save(canvas, out, stem)
-    svg = inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, {r["gid"]: _title(r, cost) for r in points})
-    setting = setting_text(first)
-    caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
-    return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
+        for form in FORMATS:
+            metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
+            canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+    return inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, titles)
 
 
-def save(canvas: Canvas, out: Path, stem: str) -> None:
-    """Write a figure in all formats, the same bytes for the same figure."""
-    for form in FORMATS:
-        metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-        canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:
+    """What the points of a figure rest on: the setting, counts (from the least to the most), protocols by metric."""
+    counts = []
+    for name, column in (("samples", "n"), ("clusters", "n_clusters")):
+        low, high = (int(end(r[column] for r in rows)) for end in (min, max))
+        counts.append(f"{low} {name}" if low == high else f"{low} to {high} {name}")
+    named = ", ".join(f"{metric}: {protocol}" for metric, protocol in protocols.items())
+    parts = [setting_text(rows[0]), *counts, "whiskers: 95% intervals", f"protocol of {named}"]
+    return "; ".join(filter(None, parts))
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
 def _points(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
-    """The points of one label; a cross marks what is infeasible or partial, hollow is what cannot be ranked."""
+    """The points of one label with their intervals."""
     x, y = [float(r[cost]) for r in rows], [float(r["value"]) for r in rows]
-    axes.errorbar(x, y, yerr=_whiskers(rows), fmt="none", ecolor=look.color, elinewidth=1, capsize=2, zorder=2)
+    axes.errorbar(x, y, yerr=whiskers(rows), fmt="none", ecolor=look.color, elinewidth=1, capsize=2, zorder=2)
+    marks(axes, rows, cost, look)
+
+
+def marks(axes: Axes, rows: list[dict[str, Any]], x: str, look: Style) -> None:
+    """A mark for each row of one label; a cross marks what is infeasible or partial, hollow is what cannot be ranked.
+
+    Args:
+        x: the column across; `value` goes up.
+    """
     for row in rows:
         hollow = row["illustrative"] or row["status"] != "complete"
         (marker,) = axes.plot(
-            row[cost], row["value"], look.marker, color=look.color, markersize=7, markeredgewidth=1.4, zorder=3,
+            row[x], row["value"], look.marker, color=look.color, markersize=7, markeredgewidth=1.4, zorder=3,
             markerfacecolor=PAPER if hollow else look.color,
         )  # fmt: skip
         marker.set_gid(row["gid"])
         if row is rows[0]:
             marker.set_label(row["label"] + (" (floor)" if row["floor"] else ""))
     if crossed := [r for r in rows if r["status"] != "complete"]:
-        x, y = [r[cost] for r in crossed], [r["value"] for r in crossed]
-        axes.plot(x, y, "x", color=look.color, markersize=4, markeredgewidth=1.2, zorder=4)
+        at = [r[x] for r in crossed], [r["value"] for r in crossed]
+        axes.plot(*at, "x", color=look.color, markersize=4, markeredgewidth=1.2, zorder=4)
 
 
-def _whiskers(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
+def whiskers(
+    rows: list[dict[str, Any]], value: str = "value", low: str = "ci_low", high: str = "ci_high"
+) -> NDArray[np.float64]:
     """[2, rows] lengths below and above; NaN, hence not drawn, where there is no interval."""
-    ends = [(r["value"] - r["ci_low"], r["ci_high"] - r["value"]) for r in rows]
+    ends = [(r[value] - r[low], r[high] - r[value]) for r in rows]
     return np.clip(np.array(ends, dtype=np.float64).T, 0.0, None)
 
 
@@ -197,8 +231,8 @@ def _floors(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     band = sorted(
         (
             float(np.mean([r[cost] for r in rows])),
-            min(r["ci_low"] if _known(r["ci_low"]) else r["value"] for r in rows),
-            max(r["ci_high"] if _known(r["ci_high"]) else r["value"] for r in rows),
+            min(r["ci_low"] if not missing(r["ci_low"]) else r["value"] for r in rows),
+            max(r["ci_high"] if not missing(r["ci_high"]) else r["value"] for r in rows),
         )
         for rows in groups.values()
     )
@@ -208,11 +242,11 @@ def _floors(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
 
 def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, Any]]) -> None:
     """The untouched cell as a line, or named at the edge where drawing it would flatten everything else."""
-    values = [r["value"] for r in records if r["kind"] == "untouched" and _known(r["value"])]
+    values = [r["value"] for r in records if r["kind"] == "untouched" and not missing(r["value"])]
     if not values:
         return
     ceiling = float(np.mean(values))
-    drawn = [r[end] for r in points for end in ("value", "ci_low", "ci_high") if _known(r[end])]
+    drawn = [r[end] for r in points for end in ("value", "ci_low", "ci_high") if not missing(r[end])]
     text = f"untouched: {show(ceiling, records[0]['unit'] or '')}"
     spread = max(max(drawn) - min(drawn), 1e-9)
     beyond = max(ceiling - max(drawn), min(drawn) - ceiling, 0.0)
@@ -229,11 +263,16 @@ def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cos
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
-    unit = f", {first['unit']}" if first["unit"] else ""
-    way = "higher is better" if first["sign"] > 0 else "lower is better"
-    axes.set_ylabel(f"{first['metric']}{unit} ({way})")
     axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
-    if first["unit"] == "%":
+    score_axis(axes, first)
+
+
+def score_axis(axes: Axes, row: dict[str, Any]) -> None:
+    """The axis of a score, which way is better, and the grid."""
+    unit = f", {row['unit']}" if row["unit"] else ""
+    way = "higher is better" if row["sign"] > 0 else "lower is better"
+    axes.set_ylabel(f"{row['metric']}{unit} ({way})")
+    if row["unit"] == "%":
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g}")
     axes.grid(alpha=0.15, color=INK)
     axes.set_axisbelow(True)
@@ -241,28 +280,24 @@ def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cos
 
 
 def _title(row: dict[str, Any], cost: str) -> str:
-    unit = row["unit"] or ""
-    ends = f"{show(row['ci_low'], unit)} to {show(row['ci_high'], unit)}" if _known(row["ci_low"]) else "none"
-    lines = [
-        f"{row['label']} at {budget_text(row)}",
-        f"{row['metric']}: {show(row['value'], unit)}",
-        f"95% interval: {ends}",
-        f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}",
-        f"{int(row['n'])} samples, {int(row['n_clusters'])} clusters",
-    ]
+    return hover(row, {row["metric"]: Estimate.of(row)}, f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}")
+
+
+def hover(row: dict[str, Any], estimates: Mapping[str, Estimate], *more: str) -> str:
+    """What hovering on the point of a cell tells."""
+    lines = [f"{row['label']} at {budget_text(row)}"]
+    for name, e in estimates.items():
+        lines += [f"{name}: {show(e.value, e.unit)}", f"95% interval: {e.interval}"]
+    lines += [*more, Estimate.of(row).counts]
     lines += ["illustrative: too few clusters to rank"] if row["illustrative"] else []
     lines += [str(row["status"])] if row["status"] != "complete" else []
     return "\n".join(lines)
 
 
-def _known(value: object) -> bool:
-    return value is not None and not math.isnan(float(value))  # type: ignore[arg-type]
-
-
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def inline(svg: str, prefix: str, titles: dict[str, str]) -> str:
+def inline(svg: str, prefix: str, titles: Mapping[str, str]) -> str:
     """An SVG of matplotlib's made fit for a page: ids that cannot clash, titles to hover on, the page's own colours.
 
     Args:

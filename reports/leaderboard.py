@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import ResultsFolder, write_atomically
-from . import evidence, figures, ranking, tables
+from . import evidence, figures, printed, ranking, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": tables.show, "show_cost": tables.show_cost}
+    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=tables.sections(ranked, cells),
@@ -89,7 +89,7 @@ def render(
         evidence=[(part, Markup(part.figure.svg)) for part in explained],  # noqa: S704
         runs=list(reversed(runs)),
         excerpts=excerpts,
-        cost_names=tables.COSTS,
+        cost_names=printed.COSTS,
         provenance=provenance,
         least_clusters=ILLUSTRATIVE_BELOW,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704

@@ -45,7 +45,7 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
         raise UserError("There is nothing to report: no sample has been scored; run `toksweep sweep` first.")
     rows = as_rows(headline)
     for row in rows:
-        row |= {name: math.nan if missing(row[name]) else float(row[name]) for name in ("value", "ci_low", "ci_high")}
+        row |= {name: number(row[name]) for name in ("value", "ci_low", "ci_high")}
         row["sign"] = 1.0 if row["higher_is_better"] else -1.0
         row["unranked"] = _why_unranked(row)
     _set_ceilings(rows)
@@ -62,6 +62,11 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def missing(value: object) -> bool:
     """None or NaN: a table of cells has either."""
     return value is None or value != value
+
+
+def number(value: object) -> float:
+    """A number of a table of cells; NaN where it is missing."""
+    return math.nan if missing(value) else float(value)  # type: ignore[arg-type]
 
 
 def _group(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> dict[Key, list[dict[str, Any]]]:

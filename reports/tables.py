@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ranking import SETTING, as_rows, rank, sentence
+from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost, text
+from .ranking import as_rows, missing, number, rank, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,7 @@ class MetricColumn:
 class Entry:
     """One score with what belongs to it."""
 
-    value: float
-    low: float
-    high: float
-    n: int
-    n_items: int
-    n_clusters: int
-    status: str
+    estimate: Estimate
     illustrative: bool
     ceiling: float
     margin: float
@@ -50,16 +44,11 @@ class Entry:
     rank: int | None
     tied: bool
     unranked: str
-    unit: str
 
     @property
     def place(self) -> str:
         """`2`, or `=2` for a tie, or empty."""
         return "" if self.rank is None else f"={self.rank}" if self.tied else str(self.rank)
-
-    @property
-    def interval(self) -> str:
-        return "no interval" if math.isnan(self.low) else f"{show(self.low, self.unit)} to {show(self.high, self.unit)}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +67,16 @@ class Row:
     costs: dict[str, float]
     entries: dict[MetricColumn, Entry]
     notes: tuple[str, ...]
+
+    @property
+    def illustrative(self) -> bool:
+        """Whether too few clusters stand behind some of its scores."""
+        return any(e.illustrative for e in self.entries.values())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Its notes, and whether it is illustrative, for a table of plain text."""
+        return ("illustrative", *self.notes) if self.illustrative else self.notes
 
 
 @dataclass(frozen=True)
@@ -102,23 +101,11 @@ class SliceRow:
 
     label: str
     budget: str
+    varying: dict[str, str]
     slice: str
     metric: str
-    value: float
-    interval: str
-    n_items: int
-    n_clusters: int
-    unit: str
-
-
-COSTS = {
-    "bits_per_pixel": "bits per pixel",
-    "tokens_mean": "tokens, mean over layers",
-    "tokens_entering": "tokens entering",
-    "flops": "FLOPs to first token",
-    "latency_ms": "latency, ms",
-}
-"""Cost columns in the order shown, with their headings."""
+    protocol: str
+    estimate: Estimate
 
 
 def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
@@ -139,12 +126,12 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
         )
         rows = rows.assign(seed=telling_seeds(rows))
         varying = tuple(c for c in _VARYING if rows[c].nunique(dropna=False) > 1)
-        costs = tuple(c for c in COSTS if any(not math.isnan(_float(v)) for v in rows[c]))
+        costs = tuple(c for c in COSTS if any(not missing(v) for v in rows[c]))
         made = [_row(as_rows(part), columns, varying, costs) for _, part in rows.groupby("cell_id", sort=False)]
         scores = cells["slice"].notna() & (cells["metric_family"] != "evidence")
         parts = cells[(cells["task"] == task) & (cells["subset"] == subset) & scores]
         made.sort(key=_order)
-        slices = tuple(_slice(r) for r in as_rows(parts))
+        slices = tuple(_slice(r, varying) for r in as_rows(parts.assign(seed=telling_seeds(parts))))
         family = str(rows["family"].iloc[0])
         settings = list(dict.fromkeys(setting_text(r) for r in as_rows(rows)))
         setting = settings[0] if len(settings) == 1 else ""
@@ -157,7 +144,7 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
 def _order(row: Row) -> tuple[bool, float, float]:
     """Untouched cells first, then by budget, the best under the first metric on top; what has no value goes last."""
     column, entry = next(iter(row.entries.items()))
-    goodness = entry.value if column.higher_is_better else -entry.value
+    goodness = entry.estimate.value if column.higher_is_better else -entry.estimate.value
     budget = 0.0 if math.isnan(row.budget_value) else row.budget_value
     return row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
 
@@ -176,93 +163,45 @@ def _row(
     for r in records:
         column = next(c for c in columns if (c.metric, c.protocol) == (r["metric"], r["protocol"]))
         entries[column] = Entry(
-            r["value"], r["ci_low"], r["ci_high"], int(r["n"]), int(r["n_items"]), int(r["n_clusters"]), r["status"],
-            bool(r["illustrative"]), r["ceiling"], r["margin"], _text(r["floor_label"]) or None,
-            None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"], column.unit,
+            Estimate.of(r), bool(r["illustrative"]), r["ceiling"], r["margin"], text(r["floor_label"]) or None,
+            None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"],
         )  # fmt: skip
     return Row(
         first["cell_id"], first["label"], first["kind"], bool(first["floor"]), bool(first["diagnostic"]),
-        _text(first["verified"]),
-        budget_text(first), _float(first["budget_value"]), {_VARYING[c]: _text(first[c]) for c in varying},
-        {c: _float(first[c]) for c in costs}, entries, _notes(records),
+        text(first["verified"]),
+        budget_text(first), number(first["budget_value"]), _varying(first, varying),
+        {c: number(first[c]) for c in costs}, entries, notes(records),
     )  # fmt: skip
 
 
-def _notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
-    first, notes = records[0], []
-    counts = {k: int(_float(first[k]) or 0) for k in ("n_failed", "n_infeasible", "n_bad_input")}
+def _varying(row: dict[str, Any], columns: Sequence[str]) -> dict[str, str]:
+    return {_VARYING[c]: text(row[c]) for c in columns}
+
+
+def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What limits the scores of one cell, from its rows, one per metric."""
+    first, found = records[0], []
+    counts = {k: 0 if missing(first[k]) else int(first[k]) for k in ("n_failed", "n_infeasible", "n_bad_input")}
     if first["source"] != "measured":
-        notes.append(f"{first['source']}, not measured here")
+        found.append(f"{first['source']}, not measured here")
     if counts["n_failed"]:
-        notes.append(f"{counts['n_failed']} failed, counted as worst")
+        found.append(f"{counts['n_failed']} failed, counted as worst")
     if counts["n_infeasible"]:
-        notes.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
+        found.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
     if counts["n_bad_input"]:
-        notes.append(f"{counts['n_bad_input']} bad input")
+        found.append(f"{counts['n_bad_input']} bad input")
     for status in dict.fromkeys(r["status"] for r in records):
         if status == "partial":
-            notes.append("partial: samples are still missing")
+            found.append("partial: samples are still missing")
         if status == "incomplete":
-            notes.append("incomplete: a failure has no worst value here, so there is no score")
-    return tuple(notes)
+            found.append("incomplete: a failure has no worst value here, so there is no score")
+    return tuple(found)
 
 
-def _slice(r: dict[str, Any]) -> SliceRow:
-    low, high = _float(r["ci_low"]), _float(r["ci_high"])
-    unit = r["unit"] or ""
-    interval = "no interval" if math.isnan(low) else f"{show(low, unit)} to {show(high, unit)}"
+def _slice(r: dict[str, Any], varying: Sequence[str]) -> SliceRow:
     return SliceRow(
-        r["label"], budget_text(r), r["slice"], r["metric"], _float(r["value"]), interval, int(r["n_items"]),
-        int(r["n_clusters"]), unit,
-    )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
-
-
-def show(value: float, unit: str = "", *, gain_of: float | None = None) -> str:
-    """A score as printed: three decimals below 10, two above; the unit `%` turns a fraction into percent.
-
-    Args:
-        gain_of: the score that `value` is a gain of: printed with its sign and with as many decimals as that score.
-    """
-    if math.isnan(value):
-        return "–"
-    if unit == "%":
-        return f"{100 * value:.1f}%" if gain_of is None else f"{100 * value:+.1f}%"
-    decimals = 3 if abs(value if gain_of is None else gain_of) < 10 else 2
-    return f"{value:{'' if gain_of is None else '+'}.{decimals}f}"
-
-
-def show_cost(name: str, value: float, *, exact: bool = True) -> str:
-    """A cost as printed, without its unit; the ticks of an axis need no trailing zeros."""
-    if math.isnan(value):
-        return "–"
-    if name == "flops":
-        for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-            if value >= factor:
-                return f"{value / factor:.3g} {prefix}"
-    if name == "bits_per_pixel" and exact:
-        return f"{value:.3f}"
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def budget_text(row: dict[str, Any]) -> str:
-    """A budget as typed, with what its number counts."""
-    typed = _text(row["budget"])
-    if not typed:
-        return "all"
-    unit = " tokens" if row["budget_unit"] == "tokens" else ""
-    convention = _text(row["budget_convention"])
-    return f"{typed}{unit}" + (f" ({convention})" if convention else "")
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value)
-
-
-def _float(value: object) -> float:
-    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+        r["label"], budget_text(r), _varying(r, varying), r["slice"], r["metric"], r["protocol"], Estimate.of(r)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -275,16 +214,12 @@ def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[P
     written = [out / "cells.csv", out / "leaderboard.csv"]
     cells.to_csv(written[0], index=False)
     ranked.drop(columns="sign").to_csv(written[1], index=False)
+    stems: set[str] = set()
     for section in sections(ranked, cells):
-        path = out / f"{file_name(section.task, section.subset)}.md"
+        path = out / f"{new_stem(stems, section.task, section.subset)}.md"
         path.write_text(markdown(section), encoding="utf-8")
         written.append(path)
     return written
-
-
-def file_name(*parts: str) -> str:
-    """A name that cannot leave its folder."""
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", p).strip("._") or "_" for p in parts)
 
 
 def markdown(section: Section) -> str:
@@ -316,9 +251,7 @@ def plain(section: Section) -> tuple[list[str], list[list[str]]]:
         for column in section.columns:
             entry = row.entries.get(column)
             line += ["–", ""] if entry is None else [_score(entry), entry.place or "–"]
-        one = next(iter(row.entries.values()))
-        marks = ["illustrative"] if any(e.illustrative for e in row.entries.values()) else []
-        line += [f"{one.n} / {one.n_clusters}", "; ".join([*marks, *row.notes])]
+        line += [_n(next(iter(row.entries.values()))), "; ".join(row.remarks)]
         rows.append(line)
     return head, rows
 
@@ -333,7 +266,6 @@ def summary_rows(cells: pd.DataFrame) -> list[dict[str, object]]:
     for section in sections(rank(cells), cells):
         for row in section.rows:
             (first, headline), *others = row.entries.items()
-            marks = ["illustrative"] if any(e.illustrative for e in row.entries.values()) else []
             rows.append(
                 {
                     "task": section.task,
@@ -342,10 +274,10 @@ def summary_rows(cells: pd.DataFrame) -> list[dict[str, object]]:
                     "spent": _spent(row),
                     "score": f"{first.metric} {_score(headline)}",
                     "untouched": show(headline.ceiling, first.unit),
-                    "others": ", ".join(f"{c.metric} {show(e.value, c.unit)}" for c, e in others) or None,
+                    "others": ", ".join(f"{c.metric} {_score(e)}" for c, e in others) or None,
                     "rank": headline.place or None,
-                    "clusters": headline.n_clusters,
-                    "notes": "; ".join([*marks, *row.notes]) or None,
+                    "n / clusters": _n(headline),
+                    "notes": "; ".join(row.remarks) or None,
                 }
             )
     return rows
@@ -360,12 +292,11 @@ def _spent(row: Row) -> str | None:
 
 
 def _score(entry: Entry) -> str:
-    if math.isnan(entry.value):
+    e = entry.estimate
+    if math.isnan(e.value):
         return "–"
-    ends = "" if math.isnan(entry.low) else f" [{show(entry.low, entry.unit)}, {show(entry.high, entry.unit)}]"
-    return show(entry.value, entry.unit) + ends
+    return show(e.value, e.unit) + ("" if math.isnan(e.low) else f" [{show(e.low, e.unit)}, {show(e.high, e.unit)}]")
 
 
-def setting_text(row: dict[str, Any]) -> str:
-    """Model, dtype, attention and device of a row, for captions; task and subset apart."""
-    return ", ".join(_text(row[c]) for c in SETTING[2:] if c != "model_revision" and _text(row[c]))
+def _n(entry: Entry) -> str:
+    return f"{entry.estimate.n} / {entry.estimate.n_clusters}"

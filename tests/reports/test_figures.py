@@ -42,6 +42,12 @@ def test_axes_say_which_way_is_better(drawn):
     assert "FLOPs to first token (fewer is better)" in text
 
 
+def test_a_file_says_what_its_points_rest_on(drawn):
+    text = " ".join("".join(ElementTree.fromstring(drawn[0][0].svg).itertext()).split())
+    assert "tiny/llava, float32, sdpa, cpu; 200 samples; 48 clusters; whiskers: 95% intervals;" in text
+    assert "exact_match: exact_match/v1" in text
+
+
 def test_ids_of_two_figures_on_one_page_never_clash(drawn):
     ids = [set(re.findall(r'\bid="([^"]+)"', f.svg)) for f in drawn[0]]
     assert not ids[0] & ids[1]

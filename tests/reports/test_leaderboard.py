@@ -91,6 +91,19 @@ def test_what_limits_a_score_is_said(tmp_path, given, words):
     assert words in small(tmp_path, row(**given), row(method="webp"))
 
 
+def test_slices_of_several_seeds_are_told_apart(tmp_path):
+    cells = [
+        part | {"seed": seed, "cell_id": str(seed)} for seed in (0, 1) for part in (row(), row(slice="size=small"))
+    ]
+    flat = re.sub(r"<[^>]+>", " ", small(tmp_path, *cells))
+    assert [re.search(rf"jpeg\s+0.5bpp\s+{seed}\s+size=small", flat) is not None for seed in (0, 1)] == [True, True]
+
+
+def test_tasks_that_are_spelt_alike_have_their_own_tables(tmp_path):
+    small(tmp_path, row(task="a/b"), row(task="a_b"))
+    assert len(list((tmp_path / "tables").glob("*.md"))) == 2
+
+
 def test_ties_are_shown_as_ties(tmp_path):
     assert small(tmp_path, row(), row(method="webp", value=0.81)).count("rank =1<") == 2
 
