@@ -190,29 +190,29 @@ class _Selection(Reduction):
         vars(self).update(anchor=anchor, sources=sources, position=position)
 
     @cached_property
-    def counts(self) -> torch.Tensor:  # type: ignore[override]
+    def counts(self) -> torch.Tensor:
         import torch
 
         return torch.full(self.anchor.shape[:1], self.anchor.shape[1])
 
     @cached_property
-    def batch(self) -> torch.Tensor:  # type: ignore[override]
+    def batch(self) -> torch.Tensor:
         import torch
 
         return torch.arange(len(self.anchor), device=self.anchor.device).repeat_interleave(self.anchor.shape[1])
 
     @cached_property
-    def row(self) -> torch.Tensor:  # type: ignore[override]
+    def row(self) -> torch.Tensor:
         import torch
 
         return torch.arange(self.anchor.shape[1], device=self.anchor.device).repeat(len(self.anchor))
 
     @cached_property
-    def source(self) -> torch.Tensor:  # type: ignore[override]
+    def source(self) -> torch.Tensor:
         return self.anchor.reshape(-1)
 
     @cached_property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:
         import torch
 
         return torch.ones(self.anchor.numel(), device=self.anchor.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -21,20 +21,33 @@ def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
     return ranked[..., :keep].sort(dim=-1).values
 
 
-def first_picks(
-    view: View, keep: int, picks: Callable[[], Iterator[torch.Tensor]], key: Hashable = None
-) -> torch.Tensor:
+def first_picks(view: View, keep: int, picks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
     """The first `keep` picks of a greedy choice, [batch, keep] in the order picked.
 
     The choice goes on only as far as somebody asks, and all budgets that see the same tokens share it.
 
     Args:
         picks: starts the choice, which yields an index per image, [batch], n times; neither may depend on `keep`.
-        key: tells several choices in one view apart.
     """
-    found, rest = view.memo.once(("picks", key), lambda: (list[torch.Tensor](), picks()))
+    found, rest = view.memo.once("picks", lambda: (list[torch.Tensor](), picks()))
     found.extend(islice(rest, max(0, keep - len(found))))
     return torch.stack(found[:keep], 1) if keep else view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long)
+
+
+def select(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Tokens [batch, n, dim] at places [batch, k]: [batch, k, dim]."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def largest_share(count: Callable[[float], int], keep: int, least: float = 0.0) -> float:
+    """The largest share from `least` to 1 whose count is at most `keep`, by bisection; counts grow with shares."""
+    low, high = least, 1.0
+    if count(high) <= keep:
+        return high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(middle) <= keep else (low, middle)
+    return low
 
 
 def cosines(points: torch.Tensor) -> torch.Tensor:
@@ -89,7 +102,7 @@ def absorb(
     if not contextual:
         return groups, weights, kept
     unit = torch.nn.functional.normalize(metric.float(), dim=-1)
-    unit = unit.gather(1, rest[..., None].expand(-1, -1, unit.shape[-1]))
+    unit = select(unit, rest)
     places = torch.arange(contextual, device=scores.device) * (rest.shape[1] // contextual)
     joined = (unit @ unit[:, places].mT).argmax(-1)
     others = torch.ones_like(joined, dtype=torch.float32)
@@ -149,7 +162,7 @@ def absorb_neighbours(
     device, width = scores.device, int(counts.max())
     centres, used = centres[:, :width], torch.arange(width, device=device) < counts[:, None]
     unit = torch.nn.functional.normalize(metric, dim=-1)
-    near = unit.gather(1, centres[..., None].expand(-1, -1, unit.shape[-1])) @ unit.mT
+    near = select(unit, centres) @ unit.mT
     near = near.scatter(2, centres[..., None], -torch.inf).topk(min(neighbours, n - 1), dim=-1).indices
     weights = torch.zeros(size, width + 1, n, device=device)
     taken = scores[:, None].expand(-1, width, -1).gather(2, near)
@@ -363,17 +376,25 @@ def merge_schedule(layers: int, merges: int | Sequence[int], inflect: float = 0.
     return [int(first + step * layer) for layer in range(layers)]
 
 
-def merge_stages(keep: int, shape: ModelShape, inflect: float = 0.0, *, proportional: bool = True) -> tuple[Stage, ...]:
-    """Cuts of a tower that merges pairs by `merge_schedule`, down to `keep` tokens of one image at the LLM's door.
+def even_merges(shape: ModelShape, inflect: float = 0.0) -> Iterator[list[int]]:
+    """Schedules of ever more merges in the layers that the LLM's features pass."""
+    layers = shape.feature_layers or shape.vision_layers
+    return (merge_schedule(layers, merges, inflect) for merges in range(shape.tokens + 1))
 
-    The schedule is the one of fewest merges that gets there by the layer that the LLM's features come from; the last
-    merging layer merges what is missing, and none merges more than half of its tokens.
+
+def merge_stages(
+    keep: int, shape: ModelShape, schedules: Iterable[Sequence[int]], *, proportional: bool = True
+) -> tuple[Stage, ...]:
+    """Cuts of a tower that merges pairs, down to `keep` tokens of one image at the LLM's door.
+
+    Merges follow the first of `schedules`, each a number per layer, that gets there; the last merging layer merges what
+    is missing, and none merges more than half of its tokens.
     """
     keep = max(keep, 1)
     planned: list[Stage] = []
-    for merges in range(shape.tokens + 1):
+    for schedule in schedules:
         left, planned = shape.tokens, []
-        for layer, wanted in enumerate(merge_schedule(shape.feature_layers or shape.vision_layers, merges, inflect)):
+        for layer, wanted in enumerate(schedule):
             merged = min(wanted, left // 2, left - keep)
             if merged > 0:
                 left -= merged
@@ -401,22 +422,6 @@ def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
         if height * width <= keep:
             return height, width
     return 1, 1
-
-
-def mixed(rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:
-    """A reduction whose rows keep the places of their anchors, and stand in that order, of one image or clip each.
-
-    Args:
-        rows: per batch row the weights [rows, n] of every source in every row, and the rows' anchors [rows].
-    """
-    orders = [anchors.argsort() for _, anchors in rows]
-    weights = torch.nn.utils.rnn.pad_sequence([w[o] for (w, _), o in zip(rows, orders, strict=True)], batch_first=True)
-    anchor = torch.nn.utils.rnn.pad_sequence(
-        [a[o] for (_, a), o in zip(rows, orders, strict=True)], batch_first=True, padding_value=-1
-    )
-    counts = torch.tensor([len(a) for _, a in rows])
-    batch, row, source = weights.nonzero(as_tuple=True)
-    return Reduction(weights.shape[2], counts, batch, row, source, weights[batch, row, source], anchor)
 
 
 def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import merge_pairs, merge_stages
+from ..ops import even_merges, merge_pairs, merge_stages
 
 
 @compressor(
@@ -38,7 +38,7 @@ class AuroraCap:
     proportional: bool = False
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        return merge_stages(keep, shape, proportional=self.proportional)
+        return merge_stages(keep, shape, even_merges(shape), proportional=self.proportional)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         return merge_pairs(view, keep)

@@ -8,6 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
+from ..frames import frames_of
 from ..ops import squared_distances
 
 
@@ -41,17 +43,15 @@ class CenterCLIP:
     sigma: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.frames, int) or self.frames < 1:
-            raise ValueError(f"frames must be a whole number from 1, not {self.frames!r}")
-        if self.sigma is not None and (not isinstance(self.sigma, int | float) or self.sigma <= 0):
-            raise ValueError(f"sigma must be a number above 0, not {self.sigma!r}")
+        parameters.whole(self, "frames")
+        parameters.above(self, "sigma", least=0)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         return (Stage("projector", keep, joint=True),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         n = view.tokens.shape[1]
-        images = 1 if view.image is None else int(view.image.max()) + 1
+        images = frames_of(view)
         each = n // images
         kept: list[torch.Tensor] = []
         groups: list[torch.Tensor] = []

@@ -8,7 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import top
+from .. import parameters
+from ..ops import select, top
 
 
 @compressor(
@@ -41,10 +42,8 @@ class Dart:
     text_pivots: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("layer", 1), ("pivots", 1), ("text_pivots", 0)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least) and (name, value) != ("layer", None):
-                raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
+        parameters.whole(self, "layer", "pivots")
+        parameters.whole(self, "text_pivots", least=0)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layer = shape.scale(2, of=32) if self.layer is None else self.layer
@@ -52,7 +51,7 @@ class Dart:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         visual, text = strongest(view["keys"], min(self.pivots, keep)), strongest(view["text_keys"], self.text_pivots)
-        visited = torch.cat([_rows(view["normed"], visual), _rows(view["text_normed"], text)], 1)
+        visited = torch.cat([select(view["normed"], visual), select(view["text_normed"], text)], 1)
         return Reduction.keep(unlike(view["normed"], visual, visited, keep), view.tokens.shape[1], position="keep")
 
 
@@ -74,7 +73,3 @@ def unlike(tokens: torch.Tensor, own: torch.Tensor, pivots: torch.Tensor, keep: 
         picks = top(distance[:, turn].masked_fill(taken, -torch.inf), share + (turn < more))
         taken.scatter_(1, picks, True)
     return taken.nonzero()[:, 1].view(len(tokens), keep)
-
-
-def _rows(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import absorb, behind_class_token, top
 
 
@@ -46,10 +47,8 @@ class DuetVLM:
     shares: tuple[float, ...] = (0.5, 0.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.contextual, int | float) or not 0 <= self.contextual < 1:
-            raise ValueError(f"contextual must be a share from 0 to below 1, not {self.contextual!r}")
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ValueError(f"width must be a whole number from 1, not {self.width!r}")
+        parameters.share(self, "contextual")
+        parameters.whole(self, "width")
         if not all(0 <= b <= a <= 1 for a, b in pairwise((1.0, *self.shares))):
             raise ValueError(f"shares must fall from 1 to 0, not {self.shares!r}")
         cuts = self.layers if self.layers is not None else (16, 24)

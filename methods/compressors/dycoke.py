@@ -8,6 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
+from ..frames import frames_of
 
 
 @compressor(
@@ -41,14 +43,13 @@ class DyCoke:
     complete: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.complete, bool):
-            raise ValueError(f"complete must be True or False, not {self.complete!r}")
+        parameters.truth(self, "complete")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         return (Stage("projector", max(keep, -(-shape.tokens // 4)), joint=True),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        frames = 1 if view.image is None else int(view.image[0].max()) + 1
+        frames = frames_of(view)
         size, total, dim = view.tokens.shape
         n = total // frames
         earlier = references(frames, complete=self.complete)

@@ -9,7 +9,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor
-from ..ops import best_partners, pair_above
+from .. import parameters
+from ..ops import best_partners, merge_stages, pair_above
 
 Schedule = Literal["constant", "linear", "reverse_linear"]
 
@@ -48,28 +49,19 @@ class DyMU:
     unmerge: bool = True
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear", "reverse_linear"):
-            raise ValueError(f"schedule must be constant, linear or reverse_linear, not {self.schedule!r}")
+        parameters.one_of(self, "schedule", "constant", "linear", "reverse_linear")
+        parameters.truth(self, "unmerge")
         if self.thresholds is not None and not all(isinstance(t, int | float) for t in self.thresholds):
             raise ValueError(f"thresholds must be numbers, one per vision layer, not {self.thresholds!r}")
-        if not isinstance(self.unmerge, bool):
-            raise ValueError(f"unmerge must be True or False, not {self.unmerge!r}")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layers, keep = shape.feature_layers or shape.vision_layers, max(keep, 1)
         if self.thresholds is not None and len(self.thresholds) < layers:
             raise Refusal(f"has {len(self.thresholds)} thresholds, and the tower merges in {layers} layers")
-        planned: list[Stage] = []
-        for total in range(shape.tokens - keep, shape.tokens * layers):
-            left, planned = shape.tokens, []
-            for layer, wanted in enumerate(share_out(total, layers, self.schedule)):
-                merged = min(wanted, left // 2, left - keep)
-                if merged > 0:
-                    left -= merged
-                    planned.append(Stage("encoder", left, layer=layer, reads=("keys",), proportional=True))
-            if left == keep:
-                break
-        return (*planned, Stage("attention", left)) if self.unmerge else tuple(planned)
+        totals = range(shape.tokens - keep, shape.tokens * layers)
+        stages = merge_stages(keep, shape, (share_out(total, layers, self.schedule) for total in totals))
+        left = stages[-1].keep if stages else shape.tokens
+        return (*stages, Stage("attention", left)) if self.unmerge else stages
 
     def reduce(self, view: View, keep: int) -> Reduction:
         protected = 0 if view.class_index is None else 1

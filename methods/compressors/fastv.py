@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import top
 
 
@@ -32,8 +33,7 @@ class FastV:
     layer: int | None = None
 
     def __post_init__(self) -> None:
-        if self.layer is not None and (not isinstance(self.layer, int) or self.layer < 1):
-            raise ValueError(f"layer must be a whole number from 1, not {self.layer!r}")
+        parameters.whole(self, "layer")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layer = shape.scale(2, of=32) if self.layer is None else self.layer

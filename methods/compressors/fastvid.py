@@ -10,7 +10,9 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import density_peaks, mixed, top
+from .. import parameters
+from ..frames import frames_of, mixed
+from ..ops import density_peaks, top
 
 
 @compressor(
@@ -49,18 +51,15 @@ class FastVID:
     beta: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("segments", "stride"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
-        for name, least in (("tau", -1), ("contextual", 0), ("beta", 0)):
-            if not isinstance(value := getattr(self, name), int | float) or not least <= value <= 1:
-                raise ValueError(f"{name} must be a number from {least} to 1, not {value!r}")
+        parameters.whole(self, "segments", "stride")
+        parameters.number(self, "tau", least=-1, most=1)
+        parameters.number(self, "contextual", "beta", least=0, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         return (Stage("projector", keep, reads=("received_attention@-2",), joint=True),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        frames = 1 if view.image is None else int(view.image.max()) + 1
+        frames = frames_of(view)
         size, n, _ = view.tokens.shape
         tokens = view.tokens.float().reshape(size, frames, n // frames, -1)
         attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)

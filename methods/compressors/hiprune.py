@@ -8,6 +8,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import top
 
 
@@ -40,10 +41,8 @@ class HiPrune:
     object_layer: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.alpha, int | float) or not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be a share from 0 to 1, not {self.alpha!r}")
-        if self.object_layer is not None and (not isinstance(self.object_layer, int) or self.object_layer < 1):
-            raise ValueError(f"object_layer must be a whole number from 1, not {self.object_layer!r}")
+        parameters.number(self, "alpha", least=0, most=1)
+        parameters.whole(self, "object_layer")
 
     def _object(self, shape: ModelShape | None) -> str:
         """The signal of the object layer."""

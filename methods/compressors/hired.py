@@ -8,6 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
+from ..frames import frames_of
 from ..ops import top
 
 
@@ -39,8 +41,7 @@ class HiRED:
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.alpha, int | float) or not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be a share from 0 to 1, not {self.alpha!r}")
+        parameters.number(self, "alpha", least=0, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         if shape.crops:
@@ -50,7 +51,7 @@ class HiRED:
     def reduce(self, view: View, keep: int) -> Reduction:
         scores = view["class_attention@-2"].float().sum(1)
         size, n = scores.shape
-        crops = 1 if view.image is None else int(view.image.max()) + 1
+        crops = frames_of(view)
         if crops == 1 or keep == n:
             return Reduction.keep(top(scores, keep), n, position="renumber")
         salience = view["class_attention@0"].float().sum(1)[:, : n // crops]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,7 +10,9 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import dpc_knn, top
+from .. import parameters
+from ..frames import frames_of, grouped
+from ..ops import dpc_knn, largest_share, select, top
 
 
 @compressor(
@@ -50,16 +53,10 @@ class HoliTom:
     inner: bool = True
 
     def __post_init__(self) -> None:
-        for name, least, most in (("tau", -1, 1), ("beta", 0, 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least <= value <= most:
-                raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
-        if not isinstance(self.inner, bool):
-            raise ValueError(f"inner must be True or False, not {self.inner!r}")
-        for name in ("neighbours", "layer"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and (name, value) != ("layer", None):
-                raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
+        parameters.number(self, "tau", least=-1, most=1)
+        parameters.number(self, "beta", least=0, most=1)
+        parameters.whole(self, "neighbours", "layer")
+        parameters.truth(self, "inner")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         keep = max(keep, 1)
@@ -74,18 +71,18 @@ class HoliTom:
         if view.place == "decoder":
             return fold(view.tokens, view["last_attention"].float().mean(1), min(keep, view.tokens.shape[1]))
         size, n, _ = view.tokens.shape
-        frames = 1 if view.image is None else int(view.image[0].max()) + 1
+        frames = frames_of(view)
         clips = view.tokens.float().view(size, frames, n // frames, -1)
         attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)
         noise = view.noise(frames, n // frames)
-        rows = []
+        merged = []
         for clip, seen, draws in zip(clips, attention, noise, strict=True):
             static = stands_still(clip, self.tau)
             windows, _ = find_windows(static)
-            share = largest_share(windows, static, keep)
+            share = largest_share(counter(windows, static), keep)
             given = [draws[start] for start, _ in windows]
-            rows.append(self.merge(clip, seen, windows, static, share, given))
-        return clips_merged(rows)
+            merged.append(self.merge(clip, seen, windows, static, share, given))
+        return grouped(merged)
 
     def merge(
         self, clip: torch.Tensor, attention: torch.Tensor, windows: list[tuple[int, int]], static: torch.Tensor,
@@ -98,7 +95,7 @@ class HoliTom:
         """
         frames, n, _ = clip.shape
         groups = torch.full((frames, n), -1, dtype=torch.long, device=clip.device)
-        weights, anchors, rows = torch.ones_like(groups, dtype=torch.float32), [], 0
+        weights, anchors, made = torch.ones_like(groups, dtype=torch.float32), [], 0
         for (start, end), draws in zip(windows, noise, strict=True):
             length = end - start + 1
             places, others = split(static, start, end)
@@ -106,15 +103,15 @@ class HoliTom:
             if clusters:
                 means = clip[start : end + 1, places].mean(0)
                 labels, weight, centres = self.cluster(means, clusters, draws[: len(places)])
-                groups[start : end + 1, places], weights[start : end + 1, places] = labels + rows, weight / length
+                groups[start : end + 1, places], weights[start : end + 1, places] = labels + made, weight / length
                 anchors.append(start * n + places[centres])
-                rows += clusters
+                made += clusters
             count = ceil(len(others) * share)
             picks = others[top(attention[start : end + 1, others], count)]
             frame = torch.arange(start, end + 1, device=clip.device)[:, None]
-            groups[frame, picks] = rows + torch.arange(length * count, device=clip.device).view(length, count)
+            groups[frame, picks] = made + torch.arange(length * count, device=clip.device).view(length, count)
             anchors.append((frame * n + picks).flatten())
-            rows += length * count
+            made += length * count
         return groups.flatten(), weights.flatten(), torch.cat(anchors)
 
     def cluster(
@@ -164,29 +161,10 @@ def split(static: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, tor
     return still.nonzero()[:, 0], (~still).nonzero()[:, 0]
 
 
-def largest_share(windows: list[tuple[int, int]], static: torch.Tensor, keep: int) -> float:
-    """The largest share of static and other tokens alike that leaves at most `keep` of a clip."""
+def counter(windows: list[tuple[int, int]], static: torch.Tensor) -> Callable[[float], int]:
+    """How many tokens of a clip a share of static and other tokens alike leaves."""
     parts = [(end - start + 1, *(len(p) for p in split(static, start, end))) for start, end in windows]
-
-    def count(share: float) -> int:
-        return sum(round(still * share) + length * ceil(others * share) for length, still, others in parts)
-
-    low, high = 0.0, 1.0
-    if count(high) <= keep:
-        return high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) <= keep else (low, middle)
-    return low
-
-
-def clips_merged(rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Reduction:
-    """Groups, weights and anchors of several clips as one reduction."""
-    groups, weights, anchors = zip(*rows, strict=True)
-    anchor = torch.nn.utils.rnn.pad_sequence(list(anchors), batch_first=True, padding_value=-1)
-    return Reduction.merge(
-        torch.stack(groups), torch.stack(weights), anchor=anchor, normalize=False, position="renumber"
-    )
+    return lambda share: sum(round(still * share) + length * ceil(others * share) for length, still, others in parts)
 
 
 def fold(tokens: torch.Tensor, scores: torch.Tensor, keep: int) -> Reduction:
@@ -195,8 +173,7 @@ def fold(tokens: torch.Tensor, scores: torch.Tensor, keep: int) -> Reduction:
     stays = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, kept, True)
     others = (~stays).nonzero()[:, 1].view(len(scores), -1)
     unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
-    centres, folded = (unit.gather(1, which[..., None].expand(-1, -1, unit.shape[-1])) for which in (kept, others))
-    joined = (folded @ centres.mT).argmax(-1)
+    joined = (select(unit, others) @ select(unit, kept).mT).argmax(-1)
     groups = torch.zeros_like(scores, dtype=torch.long).scatter_(1, others, joined)
     groups.scatter_(1, kept, torch.arange(keep, device=kept.device).expand_as(kept))
     # what is kept is halved by every member; a member when it joins, and by those that join later

@@ -10,7 +10,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import pair_alike
+from .. import parameters
+from ..ops import largest_share, pair_alike, select
 
 Form = Literal["half", "energy", "text"]
 
@@ -47,16 +48,12 @@ class PiToMe:
     proportional: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 1:
-            raise ValueError(f"margin must be a number from 0 to 1, not {self.margin!r}")
+        parameters.number(self, "margin", least=0, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layers, keep = shape.feature_layers or shape.vision_layers, max(keep, 1)
-        low, high = 0.5, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if _counts(shape.tokens, middle, layers)[-1] <= keep else (low, middle)
-        counts = [max(keep, left) for left in _counts(shape.tokens, low, layers)]
+        share = largest_share(lambda share: _counts(shape.tokens, share, layers)[-1], keep, 0.5)
+        counts = [max(keep, left) for left in _counts(shape.tokens, share, layers)]
         return tuple(
             Stage("encoder", left, layer=layer, reads=("keys",), proportional=self.proportional)
             for layer, left in enumerate(counts)
@@ -103,17 +100,13 @@ def pair_by_energy(
         energy = torch.nn.functional.elu(alike - margin, alpha).mean(-1)
     ranked = energy.sort(dim=-1, descending=True, stable=True).indices
     if form == "half":
-        rows, anchor = pair_alike(unit.gather(1, ranked[..., None].expand_as(unit)), merges)
-        return torch.empty_like(ranked).scatter_(1, ranked, rows), ranked.gather(1, anchor)
+        groups, anchor = pair_alike(select(unit, ranked), merges)
+        return torch.empty_like(ranked).scatter_(1, ranked, groups), ranked.gather(1, anchor)
     chosen = ranked[:, : 2 * merges]
-    halves = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else (chosen[:, :merges], chosen[:, merges:])
-    sources, targets = halves
+    sources, targets = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else chosen.chunk(2, 1)
     anchor = torch.cat([ranked[:, 2 * merges :], targets], 1)
-    rows = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
-    scores = (
-        unit.gather(1, sources[..., None].expand(-1, -1, unit.shape[-1]))
-        @ unit.gather(1, targets[..., None].expand(-1, -1, unit.shape[-1])).mT
-    )
+    groups = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
     if merges:
-        rows = rows.scatter(1, sources, rows.gather(1, targets.gather(1, scores.argmax(-1))))
-    return rows, anchor
+        nearest = (select(unit, sources) @ select(unit, targets).mT).argmax(-1)
+        groups.scatter_(1, sources, groups.gather(1, targets.gather(1, nearest)))
+    return groups, anchor

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import dpc_knn
+from .. import parameters
+from ..frames import frames_of, grouped
+from ..ops import dpc_knn, largest_share
 
 NEIGHBOURS, FEW = 7, 14
 """Of a density; tokens that are too few to be clustered."""
@@ -59,11 +60,9 @@ class PruneVid:
     inner: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("tau", -1), ("alpha", 0.01)):
-            if not isinstance(value := getattr(self, name), int | float) or not least <= value <= 1:
-                raise ValueError(f"{name} must be a number from {least} to 1, not {value!r}")
-        if self.layer is not None and (not isinstance(self.layer, int) or self.layer < 1):
-            raise ValueError(f"layer must be a whole number from 1, not {self.layer!r}")
+        parameters.number(self, "tau", least=-1, most=1)
+        parameters.number(self, "alpha", least=0.01, most=1)
+        parameters.whole(self, "layer")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         if not self.inner:
@@ -74,29 +73,21 @@ class PruneVid:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         size, n, _ = view.tokens.shape
-        image = view.tokens.new_zeros(size, n).long() if view.image is None else view.image
         if view.place == "decoder":
+            image = view.tokens.new_zeros(size, n).long() if view.image is None else view.image
             shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
             counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
             kept = attended(view["text_attention"].float(), image, counts)
             return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="keep")
-        frames = int(image.max()) + 1
+        frames = frames_of(view)
         noise = view.noise(1 + 2 * frames, max(frames, n // frames))
         clips = []
         for clip, draws in zip(view.tokens.float().reshape(size, frames, n // frames, -1), noise, strict=True):
             groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
             wanted = spread([len(places) for _, places in groups], keep)
-            clips.append(cluster(clip, groups, wanted, partial(_next, iter(draws[1:]))))
-        rows, weights, anchors = zip(*clips, strict=True)
-        anchor = torch.nn.utils.rnn.pad_sequence(list(anchors), batch_first=True, padding_value=-1)
-        return Reduction.merge(
-            torch.stack(rows), torch.stack(weights), anchor=anchor, normalize=False, position="renumber"
-        )
-
-
-def _next(rows: Iterator[torch.Tensor], count: int) -> torch.Tensor:
-    return next(rows)[:count]
+            clips.append(cluster(clip, groups, wanted, iter(draws[1:])))
+        return grouped(clips)
 
 
 def attended(attention: torch.Tensor, groups: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -149,12 +140,9 @@ def spread(sizes: Sequence[int], keep: int) -> list[int]:
     """How many clusters each group gets: one share of all, whose leftover goes to those that rounding cost most."""
     if sum(sizes) <= keep:
         return list(sizes)
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        share = (low + high) / 2
-        low, high = (share, high) if sum(_fewer(s, share) for s in sizes) <= keep else (low, share)
-    counts = [_fewer(size, low) for size in sizes]
-    lost = sorted(range(len(sizes)), key=lambda i: counts[i] - low * sizes[i])
+    share = largest_share(lambda share: sum(_fewer(size, share) for size in sizes), keep)
+    counts = [_fewer(size, share) for size in sizes]
+    lost = sorted(range(len(sizes)), key=lambda i: counts[i] - share * sizes[i])
     while sum(counts) < keep:
         for i in lost:
             if counts[i] < sizes[i] and sum(counts) < keep:
@@ -167,9 +155,9 @@ def _fewer(size: int, share: float) -> int:
 
 
 def cluster(
-    clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], draw: Callable[[int], torch.Tensor]
+    clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], noise: Iterator[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Merge the groups of a clip [frames, n, dim] to as many clusters each, with `draw` giving uniform noise.
+    """Merge the groups of a clip [frames, n, dim] to as many clusters each; each that is clustered takes its `noise`.
 
     Returns:
         rows: [frames * n] the row of every token, -1 for none; weights: [frames * n]; anchors: [rows].
@@ -183,8 +171,8 @@ def cluster(
         if count == 0:
             continue
         if count < len(places):
-            noise = draw(len(places))[None]
-            mine, centres = (t[0] for t in dpc_knn(clip[window, places].mean(0)[None], count, NEIGHBOURS, noise))
+            points, draws = clip[window, places].mean(0)[None], next(noise)[None, : len(places)]
+            mine, centres = (t[0] for t in dpc_knn(points, count, NEIGHBOURS, draws))
         rows[window, places] = mine + sum(len(a) for a in anchors)
         weights[window, places] = 1 / ((window.stop - window.start) * torch.bincount(mine)[mine])
         anchors.append(window.start * n + places[centres])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import top
 
 
@@ -38,14 +39,7 @@ class PyramidDrop:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = self.layers
-        if given is not None and not (
-            isinstance(given, tuple | list)
-            and given
-            and all(isinstance(layer, int) and layer > 0 for layer in given)
-            and sorted(set(given)) == list(given)
-        ):
-            raise ValueError(f"layers must be whole numbers from 1 in ascending order, not {given!r}")
+        parameters.layers(self)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         layers = self.layers or tuple(shape.scale(layer, of=32) for layer in (8, 16, 24))

@@ -10,7 +10,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import dpc_knn, top
+from .. import parameters
+from ..ops import dpc_knn, select, top
 
 TABLES = {
     1: ((0, 0, 0), (82, 32, 18), (249, 55, 27), (312, 117, 39), (309, 204, 113), (576, 576, 576)),
@@ -60,20 +61,10 @@ class SparseVLM:
     theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        if self.version not in TABLES:
-            raise ValueError(f"version must be 1 or 2, not {self.version!r}")
-        given = self.layers
-        if given is not None and not (
-            isinstance(given, tuple | list)
-            and len(given) == 3
-            and all(isinstance(layer, int) for layer in given)
-            and 0 < given[0] < given[1] < given[2]
-        ):
-            raise ValueError(f"layers must be three whole numbers from 1 in ascending order, not {given!r}")
-        if not isinstance(self.heads, int) or self.heads < 1:
-            raise ValueError(f"heads must be a whole number from 1, not {self.heads!r}")
-        if not isinstance(self.theta, int | float) or self.theta <= 1:
-            raise ValueError(f"theta must be a number above 1, not {self.theta!r}")
+        parameters.one_of(self, "version", *TABLES)
+        parameters.layers(self, count=3)
+        parameters.whole(self, "heads")
+        parameters.above(self, "theta", least=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         keep, table = max(keep, 1), np.array(TABLES[self.version])
@@ -108,11 +99,10 @@ def find_raters(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 def rate(attention: torch.Tensor, raters: torch.Tensor, heads: int | None = None) -> torch.Tensor:
     """Scores [batch, n] of visual tokens: the mean of raters' rows over heads, or over those of the largest sum."""
     weight = raters / raters.sum(-1, keepdim=True)
-    rows = (attention * weight[:, None, :, None]).sum(2)
-    if heads is not None and heads < rows.shape[1]:
-        best = rows.sum(-1).topk(heads).indices
-        rows = rows.gather(1, best[..., None].expand(-1, -1, rows.shape[-1]))
-    return rows.mean(1)
+    scores = (attention * weight[:, None, :, None]).sum(2)
+    if heads is not None and heads < scores.shape[1]:
+        scores = select(scores, scores.sum(-1).topk(heads).indices)
+    return scores.mean(1)
 
 
 def rotated_ones(distance: torch.Tensor, dim: int, theta: float) -> torch.Tensor:
@@ -141,9 +131,7 @@ def recycle(view: View, scores: torch.Tensor, whole: int, keep: int) -> Reductio
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
     recycled = clustered(n, whole)[0]
     kept, others = ranked[:, :whole].sort(dim=-1).values, ranked[:, whole : whole + recycled]
-    points = view.tokens.gather(1, others[..., None].expand(-1, -1, view.tokens.shape[-1]))
-    clusters = keep - whole
-    labels, centres = dpc_knn(points, clusters, clusters, view.noise(recycled))
+    labels, centres = dpc_knn(select(view.tokens, others), keep - whole, keep - whole, view.noise(recycled))
     groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
     groups.scatter_(1, kept, torch.arange(whole, device=scores.device).expand(size, -1))
     groups.scatter_(1, others, whole + labels)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import merge_pairs, merge_stages
+from ..ops import even_merges, merge_pairs, merge_stages
 
 
 @compressor(
@@ -35,7 +35,7 @@ class TinyChart:
     """
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        return merge_stages(keep, shape)
+        return merge_stages(keep, shape, even_merges(shape))
 
     def reduce(self, view: View, keep: int) -> Reduction:
         return merge_pairs(view, keep)

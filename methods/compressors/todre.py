@@ -9,6 +9,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import cosines, first_picks
 
 
@@ -37,8 +38,7 @@ class ToDRE:
     pivot: str = "class"
 
     def __post_init__(self) -> None:
-        if self.pivot not in ("class", "random"):
-            raise ValueError(f"pivot must be 'class' or 'random', not {self.pivot!r}")
+        parameters.one_of(self, "pivot", "class", "random")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         return (Stage("projector", keep, reads=("class_attention@-1",) if self.pivot == "class" else ()),)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import merge_pairs, merge_stages
+from .. import parameters
+from ..ops import even_merges, merge_pairs, merge_stages
 
 
 @compressor(
@@ -37,11 +38,10 @@ class ToMe:
     inflect: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inflect, int | float) or not -1 <= self.inflect <= 1:
-            raise ValueError(f"inflect must be a number from -1 to 1, not {self.inflect!r}")
+        parameters.number(self, "inflect", least=-1, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        return merge_stages(keep, shape, self.inflect)
+        return merge_stages(keep, shape, even_merges(shape, self.inflect))
 
     def reduce(self, view: View, keep: int) -> Reduction:
         return merge_pairs(view, keep)

@@ -7,6 +7,7 @@ from math import log
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import absorb, behind_class_token
 
 POWERS = tuple(log(count / 576) / log(19 / 576) for count in (48, 35, 26, 19))
@@ -47,16 +48,8 @@ class VisionDrop:
     contextual: float = 0.135
 
     def __post_init__(self) -> None:
-        given = self.layers
-        if given is not None and not (
-            isinstance(given, tuple | list)
-            and len(given) == 3
-            and all(isinstance(layer, int) for layer in given)
-            and 0 < given[0] < given[1] < given[2]
-        ):
-            raise ValueError(f"layers must be three whole numbers from 1 in ascending order, not {given!r}")
-        if not isinstance(self.contextual, int | float) or not 0 <= self.contextual < 1:
-            raise ValueError(f"contextual must be a share from 0 to below 1, not {self.contextual!r}")
+        parameters.layers(self, count=3)
+        parameters.share(self, "contextual")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         share = max(keep, 1) / shape.tokens

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import absorb, behind_class_token
 
 
@@ -39,8 +40,7 @@ class VisionZip:
     contextual: float = 10 / 64
 
     def __post_init__(self) -> None:
-        if not isinstance(self.contextual, int | float) or not 0 <= self.contextual < 1:
-            raise ValueError(f"contextual must be a share from 0 to below 1, not {self.contextual!r}")
+        parameters.share(self, "contextual")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         reads = ("class_token", "class_attention@-2", "keys@-2")

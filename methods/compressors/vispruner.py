@@ -8,6 +8,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import cosines
 
 
@@ -37,8 +38,7 @@ class VisPruner:
     important: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.important, int | float) or not 0 <= self.important <= 1:
-            raise ValueError(f"important must be a share from 0 to 1, not {self.important!r}")
+        parameters.number(self, "important", least=0, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         return (Stage("projector", keep, reads=("class_attention@-2", "features")),)

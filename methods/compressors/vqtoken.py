@@ -9,7 +9,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import by_first_member
+from ..ops import by_first_member, select
 
 FEWEST, MOST = 12, 32
 """Clusters of the adaptive search."""
@@ -67,10 +67,9 @@ def _elbows(view: View, points: torch.Tensor, most: int) -> torch.Tensor:
     sums = []
     for clusters in range(FEWEST, most + 1):
         labels, centres = k_means(points, start(points, view.noise(clusters)), most=100)
-        own = centres.gather(1, labels[..., None].expand_as(points))
-        sums.append((points - own).square().sum((1, 2)))
-    rows = torch.stack(sums, 1).tolist()
-    return torch.tensor([min(max(elbow(row) + 2, FEWEST), most) for row in rows], device=points.device)
+        sums.append((points - select(centres, labels)).square().sum((1, 2)))
+    found = [elbow(curve) + 2 for curve in torch.stack(sums, 1).tolist()]
+    return torch.tensor(found, device=points.device).clamp(FEWEST, most)
 
 
 def elbow(sums: Sequence[float]) -> int:
@@ -90,8 +89,7 @@ def start(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         target = draws[:, step, None] * reached[:, -1:]
         pick = torch.searchsorted(reached, target, right=True).clamp(max=n - 1)
         picks[:, step] = pick[:, 0]
-        centre = points.gather(1, pick[..., None].expand(-1, -1, points.shape[2]))
-        nearest = torch.minimum(nearest, (2 - 2 * points @ centre.mT)[..., 0].clamp(min=0))
+        nearest = torch.minimum(nearest, (2 - 2 * points @ select(points, pick).mT)[..., 0].clamp(min=0))
         weights = nearest + 1e-6
     return picks
 
@@ -112,7 +110,7 @@ def k_means(
     """
     size, n, d = points.shape
     k = first.shape[1]
-    centres = points.gather(1, first[..., None].expand(-1, -1, d))
+    centres = select(points, first)
     unused = torch.zeros(size, k, dtype=torch.bool, device=points.device)
     if counts is not None:
         unused = torch.arange(k, device=points.device) >= counts[:, None]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..compressors.fastvid import FastVID, segments
-from ..ops import mixed
+from ..frames import mixed
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.holitom import HoliTom, clips_merged, find_windows, fold, split, stands_still
+from ..compressors.holitom import HoliTom, find_windows, fold, split, stands_still
+from ..frames import grouped
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -25,7 +26,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     draws = (torch.from_numpy(case[f"density_noise_{number}"])[0] for number in range(len(windows)))
     noise = [next(draws) if round(len(split(static, *w)[0]) * share) else torch.zeros(0) for w in windows]
     method = HoliTom(tau=tau, beta=beta, neighbours=int(case["knn"]))
-    reduction = clips_merged([method.merge(clip, attention, windows, static, share, noise)])
+    reduction = grouped([method.merge(clip, attention, windows, static, share, noise)])
     return {
         "windows": np.asarray(windows, dtype=np.int64),
         "output_features": reduction.apply(clip.flatten(0, 1)[None])[0].numpy(),

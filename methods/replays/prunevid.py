@@ -21,7 +21,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     draws = (torch.from_numpy(case[f"density_noise_{i}"]) for i in range(len(case)))
     groups = find_groups(clip, tau, int(frames * windows), next(draws))
     counts = [size if size <= FEW else int(size * share) for size in (len(places) for _, places in groups)]
-    rows, weights, anchors = cluster(clip, groups, counts, lambda count: next(draws))
+    rows, weights, anchors = cluster(clip, groups, counts, draws)
     merged = Reduction.merge(rows[None], weights[None], anchor=anchors[None], normalize=False)
     attention = torch.from_numpy(case["text_to_visual_attention"])[None]
     sizes = torch.tensor(counts)
