@@ -8,7 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import pair_alike, top
+from ..ops import top
+from ..pairs import pair_alike
 
 
 @compressor(

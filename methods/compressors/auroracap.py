@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import even_merges, merge_pairs, merge_stages
+from ..pairs import even_merges, merge_pairs, merge_stages
 
 
 @compressor(

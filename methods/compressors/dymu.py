@@ -10,7 +10,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import best_partners, merge_stages, pair_above
+from ..pairs import best_partners, merge_stages, pair_above
 
 Schedule = Literal["constant", "linear", "reverse_linear"]
 

@@ -11,7 +11,8 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import largest_share, pair_alike, select
+from ..ops import largest_share, select
+from ..pairs import pair_alike
 
 Form = Literal["half", "energy", "text"]
 

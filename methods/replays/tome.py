@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction
-from ..ops import merge_schedule, pair_alike
+from ..pairs import merge_schedule, pair_alike
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

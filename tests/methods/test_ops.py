@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from toksweep.harness.contracts import Reduction
-from toksweep.methods.ops import dpc_knn, fit_grid, merge_schedule, pair_alike, spread_out, top
+from toksweep.methods.ops import dpc_knn, fit_grid, spread_out, top
+from toksweep.methods.pairs import merge_schedule, pair_alike
 from views import picked
 
 

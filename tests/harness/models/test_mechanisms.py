@@ -11,7 +11,7 @@ import vlm
 from toksweep.harness.contracts import Reduction, Stage, UserError
 from toksweep.harness.models.taps import tap
 from toksweep.harness.schedule import lay_out, untouched
-from toksweep.methods.ops import pair_alike
+from toksweep.methods.pairs import pair_alike
 
 PLAIN = torch.no_grad()
 
