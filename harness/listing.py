@@ -19,8 +19,9 @@ def listing(what: str) -> tuple[list[Row], list[Broken]]:
 
 
 def _models() -> list[Row]:
-    """Models that come with us, and published ones whose configuration is stored with us; any folder or hub id of their
-    classes will do as well."""
+    """Models that come with us, and published ones of the families served whose configuration is stored with us; any
+    folder or hub id of their classes will do as well."""
+    from .models import FAMILIES
     from .models.embedded import embedded
     from .models.published import stored_configs, stored_path
 
@@ -28,6 +29,8 @@ def _models() -> list[Row]:
     rows: list[Row] = []
     for ref, path in [*here.items(), *((ref, stored_path(ref)) for ref in stored_configs())]:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if config["model_type"] not in FAMILIES:
+            continue
         rows.append(
             {
                 "name": ref,

@@ -59,7 +59,7 @@ QUANTISED = "operations are weighed by their bits (INT8, INT4)"
 FITTED = "it is the figure that fixes the text length, and no other convention gives it"
 NONE_FITS = "no convention gives it for the tokens printed"
 
-Layers = Callable[[int, int], list[float]]
+Layers = Callable[[int, int], Sequence[float]]
 """Visual tokens at every layer, of the LLM's depth and the full count."""
 
 
@@ -158,12 +158,10 @@ def implied_tokens(figure: Figure, name: str, text: float) -> float:
 def text_length(figures: Sequence[Figure], paper: str, name: str) -> tuple[float, Figure | None]:
     """Text tokens that bring the paper's first full-token figure about, and that figure; none where even without text
     more is counted than printed, or the paper states its texts."""
-    for figure in figures:
-        if figure.paper == paper and figure.full and figure.model and figure.layers and figure.arxiv != DIVPRUNE:
-            if name not in COUNT_TEXT or _value(figure, name, 0) > figure.value:
-                break
-            return _solve(lambda text, of=figure: _value(of, name, text), figure.value), figure
-    return 0.0, None
+    full = [f for f in figures if f.paper == paper and f.full and f.model and f.layers and f.arxiv != DIVPRUNE]
+    if not full or name not in COUNT_TEXT or _value(full[0], name, 0) > full[0].value:
+        return 0.0, None
+    return _solve(lambda text: _value(full[0], name, text), full[0].value), full[0]
 
 
 def _why(figure: Figure, fixes: bool) -> str:

@@ -118,7 +118,7 @@ def _from_hub(ref: str) -> PretrainedConfig:
 
 
 def _known() -> str:
-    return f"; at hand without a network: {', '.join([*embedded(), *stored_configs()])}."
+    return "; toksweep list models shows what is at hand without a network."
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ import sys
 import pytest
 import torch
 from toksweep.harness.contracts import UserError
+from toksweep.harness.listing import listing
+from toksweep.harness.models import FAMILIES
 from toksweep.harness.models.published import load_config, stored_configs
 from transformers import AutoModelForImageTextToText
 from transformers.initialization import no_init_weights
@@ -54,6 +56,12 @@ def test_every_stored_configuration_is_listed_by_hub_id_and_has_a_published_size
     assert stored_configs() == sorted(PARAMETERS)
 
 
+def test_what_no_family_serves_is_not_listed_as_a_model():
+    classes = {row["class"] for row in listing("models")[0]}
+    assert "LlavaForConditionalGeneration" in classes
+    assert {load_config(row["name"]).model_type for row in listing("models")[0]} <= FAMILIES.keys()
+
+
 def test_listing_does_not_import_torch():
     code = "import sys, toksweep.harness.models.published as p; p.stored_configs(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -84,8 +92,8 @@ def test_a_folder_without_a_config_is_named(tmp_path):
         load_config(str(tmp_path))
 
 
-def test_a_reference_that_is_neither_folder_nor_hub_id_lists_what_is_stored():
-    with pytest.raises(UserError, match=r"'llava' is neither .* llava-hf/llava-1\.5-7b-hf"):
+def test_a_reference_that_is_neither_folder_nor_hub_id_says_where_to_look():
+    with pytest.raises(UserError, match=r"'llava' is neither .* toksweep list models"):
         load_config("llava")
 
 
