@@ -189,7 +189,10 @@ def _restored(trial: Trial) -> Verdict:
 
 
 def _inverted(trial: Trial) -> Verdict:
-    """At half the tokens, keeping what the method drops must lose more of the evidence, and of the answers."""
+    """At half the tokens, keeping what the method drops must lose more of the evidence, or of the answers.
+
+    Where one says so and the other denies it, the promise stays open.
+    """
     if trial.entry.meta["floor"] or not trial.trained:
         why = "a floor chooses without looking" if trial.trained else "the model's weights are random: give a --model"
         return Verdict("open", why)
@@ -216,9 +219,10 @@ def _inverted(trial: Trial) -> Verdict:
     sigmas = {name: _sigmas(values) for name, values in sides.items() if len(values) > 1}
     told = ", ".join(f"{name} {value:+.1f} standard errors" for name, value in sigmas.items())
     told = f"against what it drops, over {len(trial.samples)} questions: {told}"
-    if min(sigmas.values(), default=0) < -SURE:
+    low, high = min(sigmas.values(), default=0.0), max(sigmas.values(), default=0.0)
+    if low < -SURE and high < SURE:
         return Verdict("fail", told, "Keep the highest scores: what is dropped holds more of the answers.")
-    return Verdict("pass" if max(sigmas.values(), default=0) > SURE else "open", told)
+    return Verdict("pass" if high > SURE and low > -SURE else "open", told)
 
 
 def _reference(trial: Trial, *, folder: Path, dump: Path | None) -> Verdict:
