@@ -271,6 +271,7 @@ class Stage:
         features: at the projector, reduce what goes into the projector instead of what comes out of it.
         joint: one view holds all images of a sample (the frames of a clip), and `reduce` is asked for `keep` times
             their number.
+        masks: inside the LLM, tokens that are not kept flow on and are counted, but no layer attends to them any more.
     """
 
     place: Place
@@ -281,6 +282,7 @@ class Stage:
     proportional: bool = False
     features: bool = False
     joint: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,8 @@ class View:
       `text_attention` [batch, heads, t, n]; `keys` [batch, heads, n, d] and `text_keys` [batch, heads, t, d]; `normed`
       [batch, n, dim] and `text_normed` [batch, t, dim], hidden states behind it through the model's final norm;
       `prompt_queries` and `prompt_keys` [batch, heads, length, d] of all tokens of the prompt that are left, after
-      rotary embedding, and `places` [batch, n], where the view's tokens stand among them.
+      rotary embedding; `places` [batch, n], where the view's tokens stand among them, and `visible` [batch, length],
+      whether an earlier cut left them to be attended to.
     - decoder, of the layer behind the cut as it would be without it: `next_last_attention` and `next_text_attention`,
       as above; `next_visual_attention` [batch, heads, n], the mean row of all visual queries; `next_keys`.
     - decoder, of the LLM's input: `entering` [batch, m, dim], the visual tokens; `text_embeddings` [batch, t, dim].

@@ -83,9 +83,12 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
                 f"unmerges {stage.keep} of {count} tokens; it must be all of them, with no cut at the places pixel and "
                 "decoder"
             )
+        if stage.masks and stage.place != "decoder":
+            raise Refusal(f"masks tokens at {stage.place}; that is for cuts inside the LLM")
         count = stage.keep
         start = layer if stage.place == "decoder" else 0
-        layers[start:] = [count] * (shape.llm_layers - start)
+        if not stage.masks:
+            layers[start:] = [count] * (shape.llm_layers - start)
     if layers[0] < 1:
         raise Refusal("would let no visual token into the LLM")
     return Schedule(stages, shape.tokens, tuple(layers))

@@ -155,7 +155,7 @@ _FREE_AT_PROJECTOR = frozenset({"keys", "class_token", "class_query", "features"
 _FREE_IN_DECODER = frozenset(
     {
         "keys", "text_keys", "normed", "text_normed", "entering", "text_embeddings", "prompt_queries", "prompt_keys",
-        "places",
+        "places", "visible",
     }
 )  # fmt: skip
 

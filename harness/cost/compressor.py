@@ -184,6 +184,8 @@ class _Shapes:
         kind = name.partition("@")[0]
         if name == "places":
             return self.text_tokens + torch.arange(images * tokens)[None]
+        if name == "visible":
+            return torch.ones(1, self.text_tokens + images * tokens, dtype=torch.bool)
         drawn = torch.randn(1, *self._dimensions(kind, stage, tokens, images, extra), generator=self.generator)
         return drawn.softmax(-1) if kind.endswith("attention") else drawn
 

@@ -191,6 +191,8 @@ class Calls:
             and not bool((reduction.anchor[:, 0] == class_index).all())
         ):
             raise BrokenPromiseError(f"{where} must return the class token as the first row")
+        if stage.masks and not reduction.is_selection:
+            raise BrokenPromiseError(f"{where} masks tokens, and merged some of those it kept")
         for images, got in zip(rows, reduction.counts.tolist(), strict=True):
             asked = stage.keep * len(images) + int(stage.place == "encoder" and class_index is not None)
             if (self.kind == "exact" and got != asked) or (self.kind == "at_most" and got > asked):

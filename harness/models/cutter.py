@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from ..contracts import Reduction, Stage
+from ..contracts import Reduction, Stage, UserError
 from .calls import BrokenPromiseError, Calls
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
@@ -30,6 +30,7 @@ class Span:
     Attributes:
         visual: [batch, n] the image of the batch that each slot belongs to, -1 for text and padding.
         valid: [batch, n] False for padding.
+        hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
         owner: the batch row of every image.
@@ -38,17 +39,24 @@ class Span:
 
     visual: torch.Tensor
     valid: torch.Tensor
+    hidden: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
     owner: tuple[int, ...]
     behind: tuple[int, ...]
 
     def slots(self) -> list[tuple[int, torch.Tensor]]:
-        """For every image its batch row and the slots of its tokens, in order."""
-        return [(row, (self.visual[row] == image).nonzero()[:, 0]) for image, row in enumerate(self.owner)]
+        """For every image its batch row and the slots of its tokens that are not hidden, in order."""
+        shown = self.visual.masked_fill(self.hidden, -1)
+        return [(row, (shown[row] == image).nonzero()[:, 0]) for image, row in enumerate(self.owner)]
+
+    @property
+    def visible(self) -> torch.Tensor:
+        """[batch, n] False for padding and what is hidden: the keys that later tokens attend to."""
+        return self.valid & ~self.hidden
 
     def counts(self) -> torch.Tensor:
-        """[batch] visual tokens of each sample."""
+        """[batch] visual tokens of each sample, hidden ones included."""
         return (self.valid & (self.visual >= 0)).sum(1)
 
     def cut(self, kept: Mapping[int, torch.Tensor], renumber: bool) -> tuple[torch.Tensor, Span]:
@@ -75,7 +83,10 @@ class Span:
             contiguous = (valid.cumsum(1) - 1).clamp(min=0).expand_as(moved)
             shift = shift + moved[..., -1:] - contiguous[..., -1:]
             moved = contiguous
-        cut = replace(self, visual=visual.masked_fill(~valid, -1), valid=valid, position=moved, shift=shift)
+        hidden = torch.zeros_like(valid)
+        cut = replace(
+            self, visual=visual.masked_fill(~valid, -1), valid=valid, hidden=hidden, position=moved, shift=shift
+        )
         return order, cut
 
 
@@ -92,22 +103,10 @@ def reduce_span(
         As `Span.cut`, and the reduced tokens of every image.
     """
     slots = span.slots()
-    kept: dict[int, torch.Tensor] = {}
-    reduced: dict[int, torch.Tensor] = {}
+    kept = dict.fromkeys(range(len(tokens)), span.position[..., 0, :0])
+    reduced = dict(enumerate(tokens))
     renumber = False
-    whole = calls.samples if stage.joint else [(image,) for image in range(len(tokens))]
-    for images in whole:
-        if not any(len(tokens[i]) for i in images):  # an earlier cut left nothing
-            calls.pass_by(stage, images)
-            for i in images:
-                reduced[i], kept[i] = tokens[i], span.position[..., 0, :0]
-    seen = [_Seen(i, tokens, signals) for i in whole if i[0] not in kept]
-    for group in _alike(seen):
-        stacked = torch.stack([one.tokens for one in group])
-        read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
-        rows = [one.images for one in group]
-        class_index = stacked.shape[1] - 1 if class_last else None
-        reduction, counts = calls.reduce(stage, rows, stacked, read, class_index=class_index)
+    for rows, stacked, reduction, counts in _called(stage, calls, tokens, signals, class_last=class_last):
         renumber = renumber or _renumbers(reduction)
         out = reduction.apply(stacked)
         for number, images in enumerate(rows):
@@ -122,6 +121,39 @@ def reduce_span(
                 start += count
     order, shorter = span.cut(kept, renumber)
     return order, shorter, [reduced[i] for i in range(len(tokens))]
+
+
+def hide_in_span(
+    span: Span, stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor],
+    signals: Mapping[str, Sequence[torch.Tensor]],
+) -> Span:  # fmt: skip
+    """The span in which all visual tokens are hidden but those that the compressor keeps."""
+    slots, shown = span.slots(), torch.zeros_like(span.hidden)
+    for rows, _, reduction, counts in _called(stage, calls, tokens, signals):
+        for number, images in enumerate(rows):
+            places = torch.cat([slots[i][1] for i in images])
+            shown[slots[images[0]][0], places[reduction.anchor[number, : sum(counts[number])]]] = True
+    return replace(span, hidden=(span.visual >= 0) & ~shown)
+
+
+def _called(
+    stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]], *,
+    class_last: bool = False,
+) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, Reduction, list[tuple[int, ...]]]]:  # fmt: skip
+    """The compressor's calls for all images that have tokens left: the images of every row, what it saw of them, what
+    it made of it, and how many tokens it left of each image."""
+    seen = []
+    for images in calls.samples if stage.joint else [(image,) for image in range(len(tokens))]:
+        if any(len(tokens[i]) for i in images):
+            seen.append(_Seen(images, tokens, signals))
+        else:  # an earlier cut left nothing
+            calls.pass_by(stage, images)
+    for group in _alike(seen):
+        stacked = torch.stack([one.tokens for one in group])
+        read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
+        rows = [one.images for one in group]
+        class_index = stacked.shape[1] - 1 if class_last else None
+        yield rows, stacked, *calls.reduce(stage, rows, stacked, read, class_index=class_index)
 
 
 class _Seen:
@@ -187,6 +219,9 @@ class Cutter:
         self._stages = {stage.layer: stage for stage in stages}
         if 0 in self._stages:
             raise ValueError("a cut before layer 0 belongs to the projector: the cache counts its length by layer 0")
+        self._kernel = str(text_model.config._attn_implementation)  # type: ignore[union-attr]
+        if self._kernel.startswith("flash") and any(stage.masks for stage in stages):
+            raise UserError("Flash attention cannot mask tokens amid a prompt, as this method does: add --attn sdpa.")
         self._first = min((s for s in self._stages if s is not None), default=len(layers))
         self._span = span
         self._signals = DecoderSignals(text_model, stages, span.behind)
@@ -236,13 +271,17 @@ class Cutter:
         self.spans.append(self._span)
         if number < self._first:
             return None
-        return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.valid, tokens, self._rope)
+        rope = self._rope or kwargs["position_embeddings"]
+        return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)
 
     def _cut(self, stage: Stage, tokens: torch.Tensor, rope: object) -> torch.Tensor:
         assert self._calls is not None
         slots = self._span.slots()
         given = [tokens[row, places] for row, places in slots]
-        signals = self._signals.at(stage, tokens, slots, self._span.valid, rope)
+        signals = self._signals.at(stage, tokens, self._span, rope)
+        if stage.masks:
+            self._span = hide_in_span(self._span, stage, self._calls, given, signals)
+            return tokens
         order, span, reduced = reduce_span(self._span, stage, self._calls, given, signals)
         tokens = tokens.clone()
         for (row, places), rows in zip(slots, reduced, strict=True):
@@ -264,11 +303,11 @@ class Cutter:
         assert isinstance(tokens, torch.Tensor)
         size, prompt = span.valid.shape
         past = cache.get_seq_length(number) - prompt  # type: ignore[attr-defined]
-        valid = torch.cat([span.valid, span.valid.new_ones(size, past + tokens.shape[1])], 1)
+        visible = torch.cat([span.visible, span.valid.new_ones(size, past + tokens.shape[1])], 1)
         rope = kwargs["position_embeddings"]
         if self._shifted[number]:
             rope = self._rotary(tokens, self.next_position(number, past))
-        return (tokens, *args[1:]), self._behind_cut(kwargs, valid, tokens, rope)
+        return (tokens, *args[1:]), self._behind_cut(kwargs, visible, tokens, rope)
 
     def _rotary(self, tokens: torch.Tensor, position: torch.Tensor) -> object:
         rotary = self._text_model.rotary_emb
@@ -276,11 +315,10 @@ class Cutter:
         return rotary(tokens, position_ids=position)
 
     def _behind_cut(
-        self, kwargs: dict[str, object], valid: torch.Tensor, tokens: torch.Tensor, rope: object
+        self, kwargs: dict[str, object], visible: torch.Tensor, tokens: torch.Tensor, rope: object
     ) -> dict[str, object]:
         # Position ids only serve to guess packed sequences from gaps, and there are none.
-        kernel = self._text_model.config._attn_implementation  # type: ignore[union-attr]
-        mask = causal_mask(kernel, valid, tokens.shape[1], tokens.dtype)
+        mask = causal_mask(self._kernel, visible, tokens.shape[1], tokens.dtype)
         return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
 
 
@@ -289,7 +327,8 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor) -> Span:
     position = (valid.long().cumsum(1) - 1).clamp(min=0)
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
     behind = [visual.shape[1] - 1 - int((row >= 0).nonzero()[-1, 0]) for row in visual]
-    return Span(visual, valid, position, torch.zeros_like(position[:, -1:]), tuple(owner), tuple(behind))
+    hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[:, -1:])
+    return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

@@ -96,7 +96,11 @@ def rotary_turn(attention: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, t
 
 
 def causal_mask(kernel: object, valid: torch.Tensor, queries: int, dtype: torch.dtype) -> torch.Tensor | None:
-    """The mask of the last `queries` of `valid` [batch, keys] tokens, in the form that a kernel takes."""
+    """The mask of the last `queries` of [batch, keys] tokens, in the form that a kernel takes.
+
+    Args:
+        valid: [batch, keys] False for keys that none attends to; flash attention takes it for padding.
+    """
     if kernel != "eager" and bool(valid.all()):
         return None  # causal for many queries, everything for one
     if str(kernel).startswith("flash"):
@@ -104,8 +108,8 @@ def causal_mask(kernel: object, valid: torch.Tensor, queries: int, dtype: torch.
     keys = valid.shape[1]
     causal = torch.ones(queries, keys, dtype=torch.bool, device=valid.device).tril(keys - queries)
     mask = causal & valid[:, None, None]
-    if queries == keys:  # padding looks at itself: a softmax over nothing is not a number
-        mask = mask | torch.eye(keys, dtype=torch.bool, device=valid.device)
+    if queries == keys:  # who sees nothing looks at itself: a softmax over nothing is not a number
+        mask = mask | (torch.eye(keys, dtype=torch.bool, device=valid.device) & ~mask.any(-1, keepdim=True))
     if kernel != "eager":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=valid.device).masked_fill(~mask, torch.finfo(dtype).min)

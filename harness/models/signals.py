@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,6 +16,9 @@ from torch import nn
 from ..contracts import Stage
 from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
+
+if TYPE_CHECKING:
+    from .cutter import Span
 
 CLIP = frozenset({"clip_patches", "clip_text"})
 """Signals of a text encoder, a checkpoint of its own."""
@@ -35,7 +39,7 @@ READABLE: Mapping[str, frozenset[str]] = {
     "pixel": frozenset(),
     "encoder": frozenset({"keys"}),
     "projector": TOWER | CLASS | CLIP | {"features", "text_embeddings", "evidence"},
-    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places"},
+    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places", "visible"},
 }
 """Signals that are at hand at each place, without the `@layer` behind them."""
 
@@ -44,7 +48,7 @@ TOKEN_AXIS: Mapping[str, int | None] = {
     "class_query": None, "last_attention": -1, "text_attention": -1, "normed": -2, "next_last_attention": -1,
     "next_text_attention": -1, "next_visual_attention": -1, "next_keys": -2, "entering": -2, "text_keys": None,
     "text_normed": None, "text_embeddings": None, "clip_text": None, "prompt_queries": None, "prompt_keys": None,
-    "places": -1,
+    "places": -1, "visible": None,
 }  # fmt: skip
 
 
@@ -141,24 +145,21 @@ class DecoderSignals:
         return [row[..., row.shape[-2] - count :, :] for row, count in zip(tokens, self._behind, strict=True)]
 
     def at(
-        self, stage: Stage, tokens: torch.Tensor, slots: Sequence[tuple[int, torch.Tensor]], valid: torch.Tensor,
-        rope: object,
+        self, stage: Stage, tokens: torch.Tensor, span: Span, rope: object
     ) -> dict[str, list[torch.Tensor]]:  # fmt: skip
         """Per signal that a stage reads, one tensor per image.
 
         Args:
             tokens: [batch, n, dim] that arrive at the cut.
-            slots: for every image its batch row and the slots of its tokens.
-            valid: [batch, n], False for padding.
-            rope: rotary embedding of the slots before the cut.
+            span: of the slots before the cut; rope: their rotary embedding.
         """
         assert stage.layer is not None
-        reads = set(stage.reads)
+        reads, slots, valid = set(stage.reads), span.slots(), span.valid
         found: dict[str, list[torch.Tensor]] = {}
         if seen := self._seen.pop(stage.layer, None):
             found |= self._of_attention(seen, reads & LAST_LAYER, slots, valid, "")
         if asked := reads & NEXT_LAYER:
-            probe = Probe(self._layers[stage.layer], tokens, rope, valid)
+            probe = Probe(self._layers[stage.layer], tokens, rope, span.visible)
             found |= self._of_attention(probe, {name.removeprefix("next_") for name in asked}, slots, valid, "next_")
         if reads & {"normed", "text_normed"}:
             norm = self._text_model.norm
@@ -173,6 +174,8 @@ class DecoderSignals:
         if "places" in reads:
             among = valid.long().cumsum(1) - 1
             found["places"] = [among[row, places] for row, places in slots]
+        if "visible" in reads:
+            found["visible"] = [span.visible[row, valid[row]] for row, _ in slots]
         return {name: found[name] for name in reads}
 
     def _of_attention(

@@ -8,6 +8,7 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
+from .. import parameters
 from ..ops import top
 from ..pairs import pair_alike
 
@@ -20,7 +21,7 @@ from ..pairs import pair_alike
     keeps_order=False,
     paper="arXiv 2412.03248",
     repository="LaVi-Lab/AIM",
-    verified="selection",
+    verified="wiring",
 )
 @dataclass(frozen=True)
 class Aim:
@@ -35,26 +36,30 @@ class Aim:
     [batch, n] in them. All pictures of a prompt are ranked together; positions are kept.
 
     `keep` is what enters the LLM, since nothing is left behind the last cut: a budget after the cut says nothing here,
-    and a mean over layers cannot exceed what unmerged tokens come to. `prune=False` merges only.
+    and a mean over layers cannot exceed what unmerged tokens come to. `prune=False` merges only; `layers` names the
+    eight LLM layers that are the first to see fewer tokens.
 
-    Departs from the code: it masks what it drops, here it is removed. The first ranking is the same. In later ones the
-    code's dropped tokens, though seen by none, still hand the share that they start with on to those that they see;
-    here they are gone, and kept sets may differ (by 3 of 48 at the second cut of the authors' model with 64 tokens, by
-    none with 16). Its new tokens lose their positions from the second decoding step on (a mask is overwritten), which
-    is not reproduced.
+    Departs from the code: it masks what it drops, which saves no work; here it is removed unless `mask` is on. The
+    first ranking is the same. In later ones masked tokens, though seen by none, still hand the share that they start
+    with on to those that they see; removed ones are gone, and kept sets may differ (in the authors' model with 64
+    tokens by 1 of 48 at the second cut, where twelve ranks are zero; by none with 16). The code's new tokens lose their
+    positions from the second decoding step on (a mask is overwritten), which is not reproduced.
     """
 
     prune: bool = True
+    mask: bool = False
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prune, bool):
-            raise ValueError(f"prune must be True or False, not {self.prune!r}")
+        parameters.truth(self, "prune", "mask")
+        parameters.layers(self, count=8)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         keep = max(keep, 1)
-        reads = ("prompt_queries", "prompt_keys", "places")
-        left = {shape.scale(15 + cut, of=28): keep * (7 - cut) // 8 for cut in range(8) if self.prune}
-        cuts = (Stage("decoder", n, layer, reads if n else (), joint=True) for layer, n in left.items())
+        reads = ("prompt_queries", "prompt_keys", "places", *(["visible"] if self.mask else []))
+        layers = self.layers or [shape.scale(layer, of=28) for layer in range(15, 23)]
+        left = {layer: keep * (7 - cut) // 8 for cut, layer in enumerate(layers) if self.prune}
+        cuts = [Stage("decoder", n, i, reads if n else (), joint=True, masks=self.mask) for i, n in left.items()]
         return (Stage("projector", keep), *cuts)
 
     def reduce(self, view: View, keep: int) -> Reduction:
@@ -63,8 +68,22 @@ class Aim:
         n = view.tokens.shape[1]
         if keep == 0:
             return Reduction.keep(view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long), n)
-        rank = page_rank(view["prompt_queries"], view["prompt_keys"]).gather(1, view["places"])
-        return Reduction.keep(top(rank, keep), n, position="keep")
+        visible, places = view.signals.get("visible"), view["places"]
+        rank = page_rank(view["prompt_queries"], view["prompt_keys"], visible)
+        return Reduction.keep(top(-standing(rank, places, visible), keep), n, position="keep")
+
+
+def standing(rank: torch.Tensor, places: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """How many tokens of the prompt come before each of those at `places` [batch, n], by `rank` [batch, length].
+
+    Text comes first, what is not visible last. Ranks of tokens that hardly anything attends to are so small that their
+    squares are zero in float32; the order of such equals is that of the sort in the code, over the whole prompt.
+    """
+    text = torch.ones_like(rank, dtype=torch.bool).scatter_(1, places, False)
+    sorted_by = rank.masked_fill(text, torch.inf)
+    if visible is not None:
+        sorted_by = sorted_by.masked_fill(~visible, -1)
+    return sorted_by.argsort(dim=-1, descending=True).argsort(dim=-1).gather(1, places)
 
 
 def merge_rounds(tokens: torch.Tensor, keep: int) -> Reduction:

@@ -206,6 +206,7 @@ def test_aim_thins_seven_eighths_to_nothing_in_eight_layers():
         (None, 49), (15, 42), (16, 36), (17, 30), (18, 24), (19, 18), (20, 12), (21, 6), (22, 0),
     ]  # fmt: skip
     assert counts(Aim(prune=False), 49, tokens=196) == [(None, 49)]
+    assert [layer for layer, _ in counts(Aim(layers=tuple(range(1, 9))), 49, tokens=196)] == [None, *range(1, 9)]
 
 
 @pytest.mark.parametrize("keep", [1, 7, 49, 98, 150, 196])
@@ -242,6 +243,18 @@ def test_aim_keeps_the_visual_tokens_that_rank_highest_wherever_they_stand():
     assert reduction.position == "keep"
 
 
+def test_aim_ranks_without_what_an_earlier_cut_masked():
+    queries, keys = draw(1, 2, 12, 4), draw(1, 2, 12, 4, seed=1)
+    visible, places = torch.ones(1, 12, dtype=torch.bool), torch.tensor([[3, 4, 8, 9]])
+    visible[0, 5] = False
+    signals = {"prompt_queries": queries, "prompt_keys": keys, "places": places, "visible": visible}
+    rank = page_rank(queries, keys, visible)
+    assert rank[0, 5] == 0
+    assert not torch.equal(rank, page_rank(queries, keys))
+    reduction = Aim(mask=True).reduce(View(draw(1, 4, 4), (1, 5), "decoder", 16, signals=signals), 2)
+    assert reduction.describe(0) == sorted(rank[0, places[0]].topk(2).indices.tolist())
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -255,7 +268,8 @@ def test_aim_keeps_the_visual_tokens_that_rank_highest_wherever_they_stand():
     ("sparsevlm", {"heads": 0}, "heads must be"), ("sparsevlm", {"theta": 1}, "theta must be"),
     ("visiondrop", {"layers": (8, 16)}, "layers must be three"),
     ("visiondrop", {"contextual": 1}, "contextual must be"),
-    ("aim", {"prune": "no"}, "prune must be True or False"),
+    ("aim", {"prune": "no"}, "prune must be True or False"), ("aim", {"mask": 1}, "mask must be True or False"),
+    ("aim", {"layers": (1, 2)}, "layers must be eight"),
 ])  # fmt: skip
 def test_parameters_that_make_no_sense_are_refused(name, parameters, message):
     with pytest.raises(UserError, match=message):

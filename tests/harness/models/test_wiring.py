@@ -14,13 +14,12 @@ FOLDER = os.environ.get("TOKSWEEP_REFERENCE")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="TOKSWEEP_REFERENCE names no folder of reference arrays")
 
 HELD = {
-    "cdpruner", "divprune", "duet_vlm", "fastervlm", "fastv", "hiprune", "hired", "prumerge", "prumerge_plus",
+    "aim", "cdpruner", "divprune", "duet_vlm", "fastervlm", "fastv", "hiprune", "hired", "prumerge", "prumerge_plus",
     "pyramiddrop", "sparsevlm", "visiondrop", "visionzip", "vispruner",
 }  # fmt: skip
 """Methods whose whole models are rerun here; HiRED on one crop per picture."""
 
 NOT_RERUN = {
-    "wiring_aim": "the authors mask what we remove, and later rankings differ",
     "wiring_hired_next": "a LLaVA-NeXT, which no family serves",
 }
 
