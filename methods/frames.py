@@ -29,14 +29,37 @@ def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:
     return Reduction(weights.shape[2], counts, batch, row, source, weights[batch, row, source], anchor)
 
 
-def grouped(clips: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Reduction:
-    """A reduction of clips that were merged one by one, with positions renumbered.
+class Rows:
+    """The rows that one clip is merged into, in the order in which they are added.
 
-    Args:
-        clips: of each the row [n] of every source, -1 for none, its weight [n], and the rows' anchors [rows].
+    Attributes:
+        groups, weights: [frames, n] the row that each token goes into, -1 for none, and what it weighs there.
+        anchors: per call of `add`, the tokens that give the rows their places.
     """
-    groups, weights, anchors = zip(*clips, strict=True)
-    anchor = pad_sequence(list(anchors), batch_first=True, padding_value=-1)
-    return Reduction.merge(
-        torch.stack(groups), torch.stack(weights), anchor=anchor, normalize=False, position="renumber"
-    )
+
+    def __init__(self, frames: int, n: int, device: torch.device) -> None:
+        self.groups = torch.full((frames, n), -1, device=device)
+        self.weights = torch.ones(frames, n, device=device)
+        self.anchors: list[torch.Tensor] = []
+        self._count = 0
+
+    def add(
+        self, frames: slice, places: torch.Tensor, members: torch.Tensor, weights: torch.Tensor | float,
+        centres: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """A row for each of `centres`, which are among the places [p] and stand in the first of the frames.
+
+        Args:
+            members: [p] which of these rows takes in what stands at a place, in all of the frames.
+            weights: [p], or the same for all.
+        """
+        self.groups[frames, places], self.weights[frames, places] = members + self._count, weights
+        self.anchors.append(frames.start * self.groups.shape[1] + places[centres])
+        self._count += len(centres)
+
+
+def grouped(clips: Sequence[Rows]) -> Reduction:
+    """Clips that were merged one by one as one reduction, with positions renumbered."""
+    groups, weights = torch.stack([c.groups for c in clips]), torch.stack([c.weights for c in clips])
+    anchor = pad_sequence([torch.cat(c.anchors) for c in clips], batch_first=True, padding_value=-1)
+    return Reduction.merge(groups.flatten(1), weights.flatten(1), anchor=anchor, normalize=False, position="renumber")

@@ -11,7 +11,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of, grouped
+from ..frames import Rows, frames_of, grouped
 from ..ops import dpc_knn, largest_share, select, top
 
 
@@ -87,32 +87,18 @@ class HoliTom:
     def merge(
         self, clip: torch.Tensor, attention: torch.Tensor, windows: list[tuple[int, int]], static: torch.Tensor,
         share: float, noise: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        """One clip [frames, n, dim], as `Reduction.merge` takes it; draws of every window, as many as are needed.
-
-        Returns:
-            groups, weights: [frames * n]; anchor: [rows].
-        """
-        frames, n, _ = clip.shape
-        groups = torch.full((frames, n), -1, dtype=torch.long, device=clip.device)
-        weights, anchors, made = torch.ones_like(groups, dtype=torch.float32), [], 0
+    ) -> Rows:  # fmt: skip
+        """One clip [frames, n, dim], with draws of every window, as many as are needed."""
+        rows = Rows(*clip.shape[:2], clip.device)
         for (start, end), draws in zip(windows, noise, strict=True):
-            length = end - start + 1
-            places, others = split(static, start, end)
-            clusters = round(len(places) * share)
-            if clusters:
-                means = clip[start : end + 1, places].mean(0)
-                labels, weight, centres = self.cluster(means, clusters, draws[: len(places)])
-                groups[start : end + 1, places], weights[start : end + 1, places] = labels + made, weight / length
-                anchors.append(start * n + places[centres])
-                made += clusters
-            count = ceil(len(others) * share)
-            picks = others[top(attention[start : end + 1, others], count)]
-            frame = torch.arange(start, end + 1, device=clip.device)[:, None]
-            groups[frame, picks] = made + torch.arange(length * count, device=clip.device).view(length, count)
-            anchors.append((frame * n + picks).flatten())
-            made += length * count
-        return groups.flatten(), weights.flatten(), torch.cat(anchors)
+            window, (places, others) = slice(start, end + 1), split(static, start, end)
+            if clusters := round(len(places) * share):
+                groups, weights, centres = self.cluster(clip[window, places].mean(0), clusters, draws[: len(places)])
+                rows.add(window, places, groups, weights / (end + 1 - start), centres)
+            each = torch.arange(ceil(len(others) * share), device=clip.device)
+            for frame, scores in enumerate(attention[window, others], start):
+                rows.add(slice(frame, frame + 1), others[top(scores, len(each))], each, 1.0, each)
+        return rows
 
     def cluster(
         self, points: torch.Tensor, clusters: int, noise: torch.Tensor

@@ -11,7 +11,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of, grouped
+from ..frames import Rows, frames_of, grouped
 from ..ops import dpc_knn, largest_share
 
 NEIGHBOURS, FEW = 7, 14
@@ -154,26 +154,16 @@ def _fewer(size: int, share: float) -> int:
     return size if size <= FEW and share >= 0.5 else int(size * share)
 
 
-def cluster(
-    clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], noise: Iterator[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Merge the groups of a clip [frames, n, dim] to as many clusters each; each that is clustered takes its `noise`.
-
-    Returns:
-        rows: [frames * n] the row of every token, -1 for none; weights: [frames * n]; anchors: [rows].
-    """
-    frames, n, _ = clip.shape
-    rows = torch.full((frames, n), -1, dtype=torch.long, device=clip.device)
-    weights = torch.ones_like(rows, dtype=torch.float32)
-    anchors: list[torch.Tensor] = []
+def cluster(clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], noise: Iterator[torch.Tensor]) -> Rows:
+    """Merge the groups of a clip [frames, n, dim] to as many clusters each, with `noise` for those that it takes."""
+    rows = Rows(*clip.shape[:2], clip.device)
     for (window, places), count in zip(groups, counts, strict=True):
-        mine = centres = torch.arange(len(places), device=clip.device)
         if count == 0:
             continue
+        mine = centres = torch.arange(len(places), device=clip.device)
         if count < len(places):
             points, draws = clip[window, places].mean(0)[None], next(noise)[None, : len(places)]
             mine, centres = (t[0] for t in dpc_knn(points, count, NEIGHBOURS, draws))
-        rows[window, places] = mine + sum(len(a) for a in anchors)
-        weights[window, places] = 1 / ((window.stop - window.start) * torch.bincount(mine)[mine])
-        anchors.append(window.start * n + places[centres])
-    return rows.flatten(), weights.flatten(), torch.cat(anchors)
+        members = (window.stop - window.start) * torch.bincount(mine)[mine]
+        rows.add(window, places, mine, 1 / members, centres)
+    return rows

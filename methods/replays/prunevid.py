@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ...harness.contracts import Reduction
 from ..compressors.prunevid import FEW, attended, cluster, find_groups
+from ..frames import grouped
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -21,8 +21,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     draws = (torch.from_numpy(case[f"density_noise_{i}"]) for i in range(len(case)))
     groups = find_groups(clip, tau, int(frames * windows), next(draws))
     counts = [size if size <= FEW else int(size * share) for size in (len(places) for _, places in groups)]
-    rows, weights, anchors = cluster(clip, groups, counts, draws)
-    merged = Reduction.merge(rows[None], weights[None], anchor=anchors[None], normalize=False)
+    merged = grouped([cluster(clip, groups, counts, draws)])
     attention = torch.from_numpy(case["text_to_visual_attention"])[None]
     sizes = torch.tensor(counts)
     members = torch.repeat_interleave(torch.arange(len(counts)), sizes)
