@@ -69,5 +69,5 @@ def _is_number(value: Any) -> bool:
 def _given(method: object, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for name in names:
         value = getattr(method, name)
-        if value is not None or getattr(type(method), name) is not None:
+        if value is not None or getattr(type(method), name, ...) is not None:
             yield name, value

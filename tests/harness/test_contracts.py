@@ -96,6 +96,23 @@ def test_then_is_one_map_that_equals_both_in_turn():
     assert both.anchor.tolist() == first.anchor.gather(1, second.anchor).tolist()
 
 
+def test_a_selection_is_the_map_that_its_parts_say():
+    kept = Reduction.keep(torch.tensor([[4, 0, 2], [1, 1, 5]]), 6)
+    same = Reduction(6, kept.counts, kept.batch, kept.row, kept.source, kept.weight, kept.anchor, kept.position)
+    x, sizes, origin = torch.randn(2, 6, 4), torch.rand(2, 6), torch.arange(12).view(2, 6)
+    assert torch.equal(kept.apply(x), same.apply(x))
+    assert torch.equal(kept.dense(), same.dense())
+    assert torch.equal(kept.sizes(sizes), same.sizes(sizes))
+    assert torch.equal(kept.origins(origin), same.origins(origin))
+    assert [kept.describe(i) for i in (0, 1)] == [same.describe(i) for i in (0, 1)]
+    assert same.is_selection
+
+
+def test_what_is_made_of_several_tokens_stood_nowhere():
+    merged = Reduction.merge(torch.tensor([[0, 0, 1, 2, -1]]))
+    assert merged.origins(torch.tensor([[10, 11, 12, 13, 14]])).tolist() == [[-1, 12, 13]]
+
+
 def test_a_reduction_of_another_length_is_an_error_and_not_a_guess():
     with pytest.raises(ValueError, match="6 tokens was applied to 5"):
         Reduction.identity(1, 6).apply(torch.zeros(1, 5, 2))
