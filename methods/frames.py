@@ -37,9 +37,10 @@ class Rows:
         anchors: per call of `add`, the tokens that give the rows their places.
     """
 
-    def __init__(self, frames: int, n: int, device: torch.device) -> None:
-        self.groups = torch.full((frames, n), -1, device=device)
-        self.weights = torch.ones(frames, n, device=device)
+    def __init__(self, clip: torch.Tensor) -> None:
+        """For a clip [frames, n, dim]."""
+        self.groups = torch.full(clip.shape[:2], -1, device=clip.device)
+        self.weights = torch.ones(clip.shape[:2], device=clip.device)
         self.anchors: list[torch.Tensor] = []
         self._count = 0
 

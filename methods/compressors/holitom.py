@@ -89,7 +89,7 @@ class HoliTom:
         share: float, noise: list[torch.Tensor],
     ) -> Rows:  # fmt: skip
         """One clip [frames, n, dim], with draws of every window, as many as are needed."""
-        rows = Rows(*clip.shape[:2], clip.device)
+        rows = Rows(clip)
         for (start, end), draws in zip(windows, noise, strict=True):
             window, (places, others) = slice(start, end + 1), split(static, start, end)
             if clusters := round(len(places) * share):

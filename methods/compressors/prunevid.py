@@ -156,7 +156,7 @@ def _fewer(size: int, share: float) -> int:
 
 def cluster(clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], noise: Iterator[torch.Tensor]) -> Rows:
     """Merge the groups of a clip [frames, n, dim] to as many clusters each, with `noise` for those that it takes."""
-    rows = Rows(*clip.shape[:2], clip.device)
+    rows = Rows(clip)
     for (window, places), count in zip(groups, counts, strict=True):
         if count == 0:
             continue
