@@ -35,8 +35,9 @@ class AnsweringBench(Bench):
         self.spec = spec
         self.batch_size = spec.batch_size
         self.model = open_model(
-            model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention, text_encoder=spec.text_encoder
-        )
+            model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention,
+            text_encoder=model.text_encoder.ref if model.text_encoder else None,
+        )  # fmt: skip
         self.config = load_config(model.ref)
         self.encoder = model.text_encoder.config if model.text_encoder else None
         self._selector: dict[object, int] = {}

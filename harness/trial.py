@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from .contracts import Budget, Compressor, Refusal, Sample, Task, UserError
 from .models import model_info, open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BudgetKind
-from .models.embedded import embedded
-from .plan import asks_text_encoder, build_compressor, check_model, check_task
+from .plan import build_compressor, check_model, check_task
 from .registry import Entry, registry
 from .runner import open_sample
 from .schedule import Schedule, lay_out, resolve
@@ -28,18 +25,13 @@ OURS = "toksweep-mini"
 
 @dataclass(frozen=True)
 class Trial:
-    """A compressor in a model, with questions, and what the process was like before the first call.
-
-    Attributes:
-        trained: the model's weights are not random, hence its answers and its attention mean something.
-    """
+    """A compressor in a model, with questions, and what the process was like before the first call."""
 
     entry: Entry
     method: Compressor
     model: VisionLanguageModel
     samples: Sequence[Sample]
     before: State
-    trained: bool
 
     @property
     def kind(self) -> BudgetKind:
@@ -89,39 +81,25 @@ def set_up(
     questions: int | None,
 ) -> Trial:  # fmt: skip
     """A compressor in a model of the user's, or in ours; see `truth_test`."""
-    asked = registry("tasks").get(task) if task else _our_task(entry)
-    shipped = embedded()
-    trained = model is not None or OURS in shipped
-    with TemporaryDirectory() as folder:
-        at_hand = shipped if trained else _untrained(Path(folder))
-        name = model or OURS
-        if text_encoder is None and asks_text_encoder(entry) and f"{name}-clip" in at_hand:
-            text_encoder = str(at_hand[f"{name}-clip"])
-        chosen = str(at_hand.get(name, name))
-        try:
-            method = build_compressor(entry, parameters)
-            check_task(entry, asked)
-            check_model(entry, model_info(chosen, text_encoder))
-        except Refusal as reason:
-            raise UserError(f"{reason}.") from reason
-        opened = open_model(chosen, text_encoder=text_encoder)
+    chosen, asked = model or OURS, registry("tasks").get(task) if task else _our_task(entry)
+    try:
+        method = build_compressor(entry, parameters)
+        check_task(entry, asked)
+        check_model(entry, info := model_info(chosen, text_encoder))
+    except Refusal as reason:
+        raise UserError(f"{reason}.") from reason
+    opened = open_model(chosen, text_encoder=info.text_encoder.ref if info.text_encoder else None)
     listed = cast(Task, asked.load())(None)
     samples = [s for s in islice(listed, questions or QUESTIONS.get(str(asked.meta["family"]), 0)) if s.regions]
     if not samples:
         raise UserError(f"The samples of {asked.name} name no evidence: give another --task, such as synth_vqa.")
-    return Trial(entry, method, opened, samples, state(opened, _prepared(opened, samples[:2])), trained)
+    return Trial(entry, method, opened, samples, state(opened, _prepared(opened, samples[:2])))
 
 
 def _our_task(entry: Entry) -> Entry:
     """What our model was made for: questions about clips for a method of clips, else about pictures."""
     family = "video_qa" if entry.meta.get("clips") else "vqa"
     return next(t for t in registry("tasks") if t.meta["model"] == OURS and t.meta["family"] == family)
-
-
-def _untrained(folder: Path) -> dict[str, Path]:
-    from .models.embedded.export import untrained  # it draws the tasks' pictures, which the engine does not
-
-    return {path.name: path for path in untrained(folder)}
 
 
 def _prepared(model: VisionLanguageModel, samples: Sequence[Sample]) -> Batch:

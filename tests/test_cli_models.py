@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import tiny
 from test_cli import records, table, toksweep
-from toksweep.harness.models.embedded import embedded
 
 FLAGS = ["--model", "tiny/model", "--task", "images_qa", "--data", "images_qa=tiny/data", "--max-new-tokens", "3"]
 
@@ -208,9 +207,10 @@ def test_a_method_of_clips_and_one_without_its_text_encoder_are_refused_by_the_p
     assert "--text-encoder" in reasons["cdpruner"]
 
 
-@pytest.mark.skipif(not embedded(), reason="needs an embedded model, and none comes with this version")
 def test_a_task_that_was_made_for_a_model_asks_it(home):
-    done = toksweep("sweep", "--task", "synth_vqa", "--limit", "4", "--dry-run", "--json", cwd=home)
+    cdpruner = ("--method", "cdpruner", "--budget", "50%")  # it reads the text encoder that comes with the model
+    done = toksweep("sweep", "--task", "synth_vqa", *cdpruner, "--limit", "4", "--dry-run", "--json", cwd=home)
     rows = json.loads(done.stdout)["plan"]
+    assert "cdpruner" in {row["method"] for row in rows}
     assert {row["model"] for row in rows} == {"toksweep-mini"}
     assert {row["samples"] for row in rows} == {4}

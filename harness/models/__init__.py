@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..contracts import ModelShape, UserError
+from .embedded import text_encoder_of
 from .published import hub_revision, load_config, local_folder
 from .text_encoder import TextEncoderInfo, open_text_encoder, text_encoder_info
 
@@ -51,12 +52,14 @@ def model_info(ref: str, text_encoder: str | None = None) -> ModelInfo:
     """See `model_shape`.
 
     Args:
-        text_encoder: a folder or hub id of a CLIP checkpoint, for methods that hold patches against the question.
+        text_encoder: a folder or hub id of a CLIP checkpoint, for methods that hold patches against the question; None:
+            the one that comes with an embedded model.
 
     Raises:
         UserError: also for a text encoder that is no CLIP, or comes from another tower than the model's.
     """
     shape, family = model_shape(ref)
+    text_encoder = text_encoder or text_encoder_of(ref)
     if text_encoder is None:
         return ModelInfo(ref, shape, family)
     encoder = text_encoder_info(text_encoder)

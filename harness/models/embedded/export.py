@@ -35,23 +35,9 @@ def load_run(run: Path) -> tuple[LlavaForConditionalGeneration, CLIPModel | None
 
 def export(run: Path, out: Path) -> list[Path]:
     """Write the folders of a training folder in half precision; return them."""
-    model, pair = load_run(run)
-    return _save(model.half(), pair and pair.half(), out)
-
-
-def untrained(out: Path) -> list[Path]:
-    """Write the same folders with random weights, for checks that mean something without trained ones."""
-    from transformers import CLIPModel, LlavaForConditionalGeneration
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _save(LlavaForConditionalGeneration(mini.config()), CLIPModel(mini.clip_config()), out)
-
-
-def _save(model: LlavaForConditionalGeneration, pair: CLIPModel | None, out: Path) -> list[Path]:
-    """One folder each, with its processor and `SHA256SUMS`."""
     from transformers import CLIPImageProcessor, CLIPProcessor
 
+    model, pair = load_run(run)
     # generate() reads these; without them it would sample, and go on behind the answer
     settings = model.generation_config
     settings.do_sample, settings.bos_token_id = False, mini.SPECIAL.index("<s>")
@@ -59,11 +45,11 @@ def _save(model: LlavaForConditionalGeneration, pair: CLIPModel | None, out: Pat
     folders = [out / mini.NAME]
     processor = mini.processor()
     with without_bars():
-        model.save_pretrained(folders[0])
+        model.half().save_pretrained(folders[0])
         processor.save_pretrained(folders[0])
         if pair is not None:
             folders.append(out / f"{mini.NAME}-clip")
-            pair.save_pretrained(folders[1])
+            pair.half().save_pretrained(folders[1])
             images = processor.image_processor
             assert isinstance(images, CLIPImageProcessor)
             CLIPProcessor(images, mini.tokenizer(close=True)).save_pretrained(folders[1])

@@ -37,8 +37,8 @@ def folders(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return export.export(run, tmp_path_factory.mktemp("out"))
 
 
-def test_random_weights_are_written_as_trained_ones_are_and_without_a_word(tmp_path: Path, capfd) -> None:
-    folders = export.untrained(tmp_path)
+def test_both_folders_are_written_with_their_digests_and_without_a_word(run: Path, tmp_path: Path, capfd) -> None:
+    folders = export.export(run, tmp_path)
     assert [folder.name for folder in folders] == ["toksweep-mini", "toksweep-mini-clip"]
     assert all((folder / "SHA256SUMS").is_file() for folder in folders)
     assert capfd.readouterr() == ("", "")
