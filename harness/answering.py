@@ -14,7 +14,7 @@ import torch
 
 from ..results.records import SampleRecord
 from .bench import Bench, Observation, Opened, Quantity, failure, record_of
-from .contracts import Compressor, Memo, Output
+from .contracts import Compressor, Memo, Output, Refusal
 from .cost.closed_form import flops_to_first_token
 from .cost.compressor import reads_text, selector_flops
 from .cost.flops import FlopCounter
@@ -139,10 +139,12 @@ class AnsweringBench(Bench):
         )
 
     def _seen(self, cell: PlannedCell, opened: Opened, answer: Answer | Exception) -> Observation:
+        if isinstance(answer, Refusal):  # its pictures cannot be cut that way
+            return Observation(failure(opened.sample, answer, "infeasible"))
         if isinstance(answer, Exception):
             return Observation(failure(opened.sample, answer))
         shapes: dict[str, Any] = {
-            "images": len(opened.images), "behind": answer.text_behind, "segments": answer.segments,
+            "images": answer.grids, "behind": answer.text_behind, "segments": answer.segments,
             "encoder": self.encoder,
         }  # fmt: skip
         record = replace(
@@ -166,7 +168,7 @@ class AnsweringBench(Bench):
         return Observation(record, Output(text=answer.text, evidence=answer.evidence))
 
     def _selector_flops(self, cell: PlannedCell, text_tokens: int, shapes: Mapping[str, Any]) -> int:
-        """Counted once per cell and number of images, and of text tokens where the method reads text."""
+        """Counted once per cell and grids of images, and number of text tokens where the method reads text."""
         compressor, schedule = _compressor(cell), _schedule(cell)
         if compressor is None or not schedule.stages:
             return 0

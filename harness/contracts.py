@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from .reduction import Reduction as Reduction
@@ -69,8 +69,11 @@ class Budget:
             raise UserError(f"Budget {typed!r} is above the 24 bits of an uncompressed pixel: write less.")
         return cls(value, unit, typed)
 
-    def tokens(self, full: int) -> int:
+    def tokens(self, full: int, *, capped: bool = False) -> int:
         """The number of tokens that this budget means where `full` are at hand.
+
+        Args:
+            capped: a count above the full one means all of it.
 
         Raises:
             Refusal: bits per pixel, above the full count, or a share that rounds to no token at all.
@@ -80,6 +83,8 @@ class Budget:
                 f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
             )
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
+        if count > full and capped:
+            return full
         if count > full:
             raise Refusal(f"budget {self.text} is above the full count of {full} tokens")
         if count < 1:
@@ -235,7 +240,8 @@ class ModelShape:
     `grid` is rows and columns of visual tokens of one image at the LLM's door, `tokens` their number;
     `feature_layers` counts the vision layers that the LLM's features have passed (None: all of them), since merging in
     a later one changes nothing. With `crops` a picture is several images to the model: the whole first, then its parts,
-    row by row.
+    row by row. Where `varies`, every picture has a grid of its own, methods are told the shape with that grid, and the
+    model's own shape has a nominal one.
     """
 
     family: str
@@ -246,6 +252,11 @@ class ModelShape:
     class_token: bool
     feature_layers: int | None = None
     crops: bool = False
+    varies: bool = False
+
+    def at(self, grid: tuple[int, int]) -> ModelShape:
+        """The same for an image of another grid."""
+        return self if grid == self.grid else replace(self, grid=grid, tokens=grid[0] * grid[1])
 
     def scale(self, layer: int, of: int, *, vision: bool = False) -> int:
         """A paper's layer number, given for `of` layers, at this model's depth: max(1, round(l * L / L_ref))."""
@@ -299,7 +310,7 @@ class View:
         generators: one per batch row, seeded by (seed, sample id, image); use `noise`.
         class_index: row of the class token in `tokens`, or None.
         image: [batch, n] number of the image, in its sample, that each token belongs to; None where a view holds one.
-        shape: of the model, as `stages` was told.
+        shape: of the model with the grid of these images, as `stages` was told.
         memo: shared by calls that differ in `keep` alone, as the budgets of a sweep do at the first cut behind the
             vision tower: what it holds must depend on nothing else, and must not have drawn noise.
 

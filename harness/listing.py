@@ -29,6 +29,7 @@ def _models() -> list[Row]:
     rows: list[Row] = []
     for ref, path in [*here.items(), *((ref, stored_path(ref)) for ref in stored_configs())]:
         config = json.loads(path.read_text(encoding="utf-8"))
+        vision = config["vision_config"]
         if config["model_type"] not in FAMILIES:
             continue
         rows.append(
@@ -37,7 +38,7 @@ def _models() -> list[Row]:
                 "weights": "with us" if ref in here else "on the hub",
                 "class": config["architectures"][0],
                 "visual_tokens": config.get("image_seq_length"),
-                "vision_layers": config["vision_config"].get("num_hidden_layers"),
+                "vision_layers": vision.get("num_hidden_layers", vision.get("depth")),
                 "llm_layers": config["text_config"].get("num_hidden_layers"),
             }
         )

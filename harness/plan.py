@@ -233,6 +233,8 @@ def asks_text_encoder(entry: Entry) -> bool:
 
 def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> None:
     """Raises UserError for a count that no model here has."""
+    if any(m.shape.varies for m in models):
+        return
     full = max((m.shape.tokens for m in models), default=None)
     for budget in budgets:
         if full is not None and budget.unit == "tokens" and budget.value > full:

@@ -22,8 +22,8 @@ class Reduction:
         sources: number of source tokens of every batch row.
         counts: [batch] rows kept, on the CPU.
         batch, row, source: [nnz] integers; weight: [nnz] floats.
-        position: `keep` (a row stands where its anchor stood), `renumber` (contiguous again) or [batch, max(counts)]
-            explicit position ids.
+        position: `keep` (a row stands where its anchor stood), `renumber` (contiguous again; `keep` where a position
+            is more than one number, as the authors' versions for Qwen do) or [batch, max(counts)] explicit ids.
         anchor: [batch, max(counts)] the source that gives a row its place; -1 behind the end of a shorter batch row.
     """
 

@@ -246,7 +246,7 @@ class _GroupRun:
 
     def _succeeded(self, cell: PlannedCell, sample: Sample) -> bool:
         record = self.stored[cell.cell.work_id].get(sample.id)
-        return record is not None and record.status in ("ok", "infeasible")
+        return record is not None and record.status in ("ok", "infeasible") and record.error is None
 
 
 def _worst(metric: Metric, sample: Sample) -> list[Item] | None:

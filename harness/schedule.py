@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 
 from .contracts import PLACES, Budget, Compressor, Convention, ModelShape, Refusal, Stage
 
@@ -13,13 +15,37 @@ class Schedule:
 
     Attributes:
         stages: cuts in the order in which tokens meet them; empty where nothing is cut.
-        full: visual tokens of one image without a method.
         layers: visual tokens of one image at the input of every LLM layer.
+        shape: of the model, with the image's grid.
+        anew: makes the same cell's schedule for another shape.
     """
 
     stages: tuple[Stage, ...]
-    full: int
     layers: tuple[int, ...]
+    shape: ModelShape
+    anew: Callable[[ModelShape], Schedule] = field(compare=False, repr=False)
+
+    def of(self, grid: tuple[int, int]) -> Schedule:
+        """The same cell's schedule for an image of another grid.
+
+        Raises:
+            Refusal: such an image cannot be cut that way.
+        """
+        return self if grid == self.shape.grid else self._anew(self.shape.at(grid))
+
+    @cached_property
+    def _anew(self) -> Callable[[ModelShape], Schedule]:
+        return cache(self.anew)
+
+    @property
+    def full(self) -> int:
+        """Visual tokens of one image without a method."""
+        return self.shape.tokens
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens at which the image is encoded."""
+        return next((s.grid for s in self.stages if s.grid), self.shape.grid)
 
     @property
     def entering(self) -> int:
@@ -48,7 +74,7 @@ class Schedule:
 
 def untouched(shape: ModelShape) -> Schedule:
     """Every token at every layer."""
-    return Schedule((), shape.tokens, (shape.tokens,) * shape.llm_layers)
+    return Schedule((), (shape.tokens,) * shape.llm_layers, shape, untouched)
 
 
 def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
@@ -91,22 +117,24 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
             layers[start:] = [count] * (shape.llm_layers - start)
     if layers[0] < 1:
         raise Refusal("would let no visual token into the LLM")
-    return Schedule(stages, shape.tokens, tuple(layers))
+    return Schedule(stages, tuple(layers), shape, partial(lay_out, stages))
 
 
 def resolve(method: Compressor, budget: Budget, convention: Convention, shape: ModelShape, *, merges: bool) -> Schedule:
     """The schedule that spends as much of the budget as the method can, and not more.
 
-    A merging method is bypassed at the full budget. `method.stages` is asked for counts of the authors' own kind
-    (`after_cut`); the other conventions are solved for by bisection, counts being monotone.
+    A merging method is bypassed at the full budget. Where counts vary, one that an image does not have means all of it.
+    `method.stages` is asked for counts of the authors' own kind (`after_cut`); the other conventions are solved for by
+    bisection, counts being monotone.
 
     Raises:
         Refusal: the budget is below what the method can reach, with the smallest reachable; the convention counts what
             the method does not change; or the method's own.
     """
-    wanted = budget.tokens(shape.tokens)
+    wanted = budget.tokens(shape.tokens, capped=shape.varies)
+    anew = partial(resolve, method, budget, convention, merges=merges)
     if merges and wanted == shape.tokens:
-        return untouched(shape)
+        return replace(untouched(shape), anew=anew)
 
     def at(keep: int) -> Schedule:
         return lay_out(tuple(method.stages(keep, shape)), shape)
@@ -136,4 +164,40 @@ def resolve(method: Compressor, budget: Budget, convention: Convention, shape: M
             best, low = tried, keep + 1
         else:
             high = keep - 1
-    return best
+    return replace(best, anew=anew)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut of a batch, by image; an image that it has no stage for passes it by.
+
+    The stages have the same place, layer and reads, and differ in `keep` and `grid`.
+    """
+
+    stages: Mapping[int, Stage]
+
+    @property
+    def stage(self) -> Stage:
+        """One of the stages, for what they have in common."""
+        return next(iter(self.stages.values()))
+
+
+def cuts(schedules: Sequence[Schedule]) -> list[Cut]:
+    """What the schedules of a batch's images have in common, in the order in which tokens meet the cuts.
+
+    Raises:
+        Refusal: at one place, the method reads other signals of one image than of another.
+    """
+    found: dict[tuple[int, int, bool, int], dict[int, Stage]] = {}
+    for image, schedule in enumerate(schedules):
+        for stage in schedule.stages:
+            place = (PLACES.index(stage.place), stage.layer or 0, not stage.features)
+            number = 0
+            while image in found.setdefault((*place, number), {}):
+                number += 1
+            found[(*place, number)][image] = stage
+    made = [Cut(found[key]) for key in sorted(found)]
+    for cut in made:
+        if len({replace(stage, keep=0, grid=None) for stage in cut.stages.values()}) > 1:
+            raise Refusal("reads other signals of one picture than of another")
+    return made

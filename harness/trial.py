@@ -86,6 +86,9 @@ def set_up(
         method = build_compressor(entry, parameters)
         check_task(entry, asked)
         check_model(entry, info := model_info(chosen, text_encoder))
+        if info.shape.varies:
+            raise Refusal(f"{chosen} counts tokens by the size of a picture, and promises are held to one count: "
+                          "give another --model")  # fmt: skip
     except Refusal as reason:
         raise UserError(f"{reason}.") from reason
     opened = open_model(chosen, text_encoder=info.text_encoder.ref if info.text_encoder else None)

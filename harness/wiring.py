@@ -18,16 +18,17 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from .contracts import Compressor, ModelShape, Reduction, Stage, View
-from .models.base import Batch
+from .models.base import Batch, Crop
 from .models.calls import Calls, ImageName
 from .models.cutter import Cutter, whole_span
 from .models.llava import Llava
 from .models.text_encoder import TextEncoder
 from .registry import PACKAGE
-from .schedule import lay_out, untouched
+from .schedule import Cut, lay_out, untouched
 
 Case = Mapping[str, np.ndarray]
 STEPS = 3
@@ -184,12 +185,12 @@ class _Embeddings(_Prompt):
         from transformers import DynamicCache
 
         stages = compressor.stages(0, self._shape) if compressor else ()
-        inside = [stage for stage in stages if stage.place == "decoder"]
+        inside = [Cut({0: stage}) for stage in stages if stage.place == "decoder"]
         calls = None
         if compressor:
             calls = Calls(
-                compressor, [ImageName("case", 0)], self._shape.grid, seed=0, kind="exact", device=torch.device("cpu"),
-                shape=self._shape,
+                compressor, [ImageName("case", 0)], [self._shape.grid], seed=0, kind="exact",
+                device=torch.device("cpu"), shape=self._shape,
             )  # fmt: skip
         self.cutter = Cutter(self._model.model, inside, calls, self._span)
         self._cache = DynamicCache(config=self._model.config)
@@ -239,8 +240,9 @@ class _Pictures(_Prompt):
         ids, n = case["text_input_ids"].tolist(), self._model.shape.tokens
         place = ids.index(-200)
         prompt = torch.tensor([[*ids[:place], *[self._words] * n, *ids[place + 1 :]]])
-        pixels = torch.from_numpy(case["pixel_values"])
-        return Batch(("case",), (), (0,), prompt, torch.ones_like(prompt), pixels, torch.zeros(1, n), ("",))
+        pixels = torch.from_numpy(case["pixel_values"])[0]
+        crop = Crop(pixels, self._model.shape.grid, Image.new("RGB", (1, 1)), (0, 0, 1, 1))
+        return Batch(("case",), (crop,), (0,), prompt, torch.ones_like(prompt), (torch.zeros(n),), ("",))
 
     def prefill(self, compressor: Compressor | None) -> torch.Tensor:
         shape = self._model.shape

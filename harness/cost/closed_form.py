@@ -8,18 +8,20 @@ Behind virtual unmerging attention runs over all places of the full prompt, all 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..contracts import Refusal, Stage, UserError
-from ..schedule import Schedule
+from ..contracts import Refusal, UserError
+from ..schedule import Schedule, cuts
+from .towers import Tower, features, projector_flops
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Vision towers that the formulas cover: plain ViTs with a two-matrix MLP, and their tokens beside the patches."""
+Images = int | Sequence[tuple[int, int]]
+"""So many images of one grid, or the grid of every image."""
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -55,7 +57,7 @@ def closed_form(
     text_tokens: int,
     *,
     layers: Sequence[int] | None = None,
-    images: int = 1,
+    images: Images = 1,
     behind: int | None = None,
     segments: int = 1,
     encoder: PretrainedConfig | None = None,
@@ -67,7 +69,7 @@ def closed_form(
         schedule: what happens to each picture.
         text_tokens: prompt tokens that are no visual tokens.
         layers: visual tokens of the whole prompt at every LLM layer, as executed; default: as the schedule promises.
-        images: pictures in the prompt.
+        images: in the prompt; their grids where they are not all that of the schedule.
         behind: text tokens behind the last picture; default all of them.
         segments: of the question, as the text encoder is given it.
         encoder: configuration of the text encoder, a CLIP, if there is one.
@@ -77,17 +79,16 @@ def closed_form(
         Refusal: a vision tower or a signal that the formulas do not cover.
         ValueError: `layers` does not have one count per LLM layer.
     """
-    counts = list(layers) if layers is not None else [images * n for n in schedule.layers]
+    each, tower = of_images(schedule, images), Tower.of(config)
+    counts = list(layers) if layers is not None else [sum(seen) for seen in zip(*(s.layers for s in each), strict=True)]
     llm = Llm.of(config)
-    places = images * schedule.full if schedule.unmerges else None
+    places = sum(s.full for s in each) if schedule.unmerges else None
     per_layer = llm.prefill_layers(text_tokens, counts, places)
     return Flops(
-        vision=images * sum(vision_layers(config, schedule)),
-        projector=projector_flops(config, projected(schedule, counts[0], images)),
+        vision=sum(number * sum(tower.layers(one)) for one, number in Counter(each).items()),
+        projector=projector_flops(config, projected(each, counts[0])),
         compressor=selector
-        + signal_flops(
-            config, schedule, text_tokens, counts, images=images, behind=behind, segments=segments, encoder=encoder
-        ),
+        + _signals(config, each, text_tokens, counts, behind=behind, segments=segments, encoder=encoder),
         prefill=sum(per_layer) + llm.head(),
         decode_token=llm.decode(text_tokens, counts, places),
         per_layer=per_layer,
@@ -100,7 +101,7 @@ def flops_to_first_token(
     text_tokens: int,
     layers: Sequence[int],
     *,
-    images: int = 1,
+    images: Images = 1,
     behind: int | None = None,
     segments: int = 1,
     encoder: PretrainedConfig | None = None,
@@ -119,30 +120,30 @@ def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_
     return sum(llm.prefill_layers(text_tokens, visual_tokens_per_layer)) + llm.head()
 
 
-def signal_flops(
-    config: PretrainedConfig,
-    schedule: Schedule,
-    text_tokens: int,
-    visual: Sequence[int],
-    *,
-    images: int = 1,
-    behind: int | None = None,
-    segments: int = 1,
-    encoder: PretrainedConfig | None = None,
-) -> int:
+def of_images(schedule: Schedule, images: Images) -> list[Schedule]:
+    """The schedules of the images of a prompt."""
+    return [schedule] * images if isinstance(images, int) else [schedule.of(grid) for grid in images]
+
+
+def _signals(
+    config: PretrainedConfig, each: Sequence[Schedule], text_tokens: int, visual: Sequence[int], *,
+    behind: int | None, segments: int, encoder: PretrainedConfig | None,
+) -> int:  # fmt: skip
     """What is computed beside the model because a method reads it: attention rows, queries and keys ahead of a layer,
     and the text encoder. Keys, queries and tokens of what has run already are there anyway.
 
     Args:
+        each: the schedules of the prompt's images.
         visual: visual tokens of the whole prompt at every LLM layer; the rest as in `closed_form`.
 
     Raises:
         Refusal: a signal whose cost is not known.
     """
     after = text_tokens if behind is None else behind
-    at_projector = {name for s in schedule.stages if s.place == "projector" for name in s.reads}
-    total = sum(_tower_signal(config, schedule, name, images, segments, encoder) for name in at_projector)
-    for stage in schedule.stages:
+    stages = [cut.stage for cut in cuts(each)]
+    at_projector = {name for s in stages if s.place == "projector" for name in s.reads}
+    total = sum(_tower_signal(config, each, name, segments, encoder) for name in at_projector)
+    for stage in stages:
         if stage.place == "decoder" and stage.layer:
             seen = visual[stage.layer - 1]
             total += _decoder_signals(Llm.of(config), frozenset(stage.reads), text_tokens + seen, seen, after)
@@ -161,19 +162,17 @@ _FREE_IN_DECODER = frozenset(
 
 
 def _tower_signal(
-    config: PretrainedConfig, schedule: Schedule, name: str, images: int, segments: int,
-    encoder: PretrainedConfig | None,
-) -> int:  # fmt: skip
+    config: PretrainedConfig, each: Sequence[Schedule], name: str, segments: int, encoder: PretrainedConfig | None
+) -> int:
     kind, _, layer = name.partition("@")
-    width: int = config.vision_config.hidden_size
+    tower = Tower.of(config)
     if kind in ("class_attention", "received_attention"):
-        tokens = tower_tokens(config, schedule)[int(layer)][0]
-        return images * 2 * tokens * width * (tokens if kind == "received_attention" else 1)
+        return sum(tower.attention(one, int(layer), every=kind == "received_attention") for one in each)
     if kind in ("clip_patches", "clip_text"):
         if encoder is None:
             raise Refusal(f"the cost of the signal {name} is known only where a text encoder is named")
         if kind == "clip_patches":
-            return images * 2 * features(schedule) * width * int(encoder.projection_dim)
+            return 2 * sum(map(features, each)) * tower.width * int(encoder.projection_dim)
         return segments * text_encoder_flops(encoder)
     if kind not in _FREE_AT_PROJECTOR:
         raise Refusal(f"the cost of the signal {name} is not known")
@@ -215,84 +214,18 @@ def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_toke
     return 2 * DTYPE_BYTES[dtype] * Llm.of(config).groups * tokens
 
 
-# --------------------------------------------------------------------------------------------------------------- vision
-
-
-def patch_grid(config: PretrainedConfig, schedule: Schedule) -> tuple[int, int]:
-    """Rows and columns of patches that the vision tower encodes for one picture."""
-    for stage in schedule.stages:
-        if stage.place == "pixel" and stage.grid:
-            return stage.grid
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return side, side
-
-
-def encoder_stages(schedule: Schedule) -> dict[int, Stage]:
-    """The cuts inside the vision tower, by layer."""
-    return {stage.layer: stage for stage in schedule.stages if stage.place == "encoder" and stage.layer is not None}
-
-
-def features(schedule: Schedule) -> int:
-    """Visual tokens of one picture that the vision tower hands on."""
-    before = [s.keep for s in schedule.stages if s.place in ("pixel", "encoder")]
-    return before[-1] if before else schedule.full
-
-
-def projected(schedule: Schedule, entering: int, images: int = 1) -> int:
-    """Rows of all pictures of a prompt that pass the projector, `entering` visual tokens of which enter the LLM."""
-    at_projector = [s for s in schedule.stages if s.place == "projector"]
-    before = [s for s in at_projector if s.features]
-    behind = at_projector[len(before) :]
-    beside = images * any("class_token" in s.reads for s in behind)
-    if not before:
-        return images * features(schedule) + beside
-    return (images * before[-1].keep if behind else entering) + beside
-
-
-def tower_tokens(config: PretrainedConfig, schedule: Schedule) -> list[tuple[int, int]]:
-    """Tokens that every vision layer's attention and MLP compute on, class token included: a cut lies between them.
-
-    Raises:
-        Refusal: a vision tower that the formulas do not cover.
-    """
-    vision = config.vision_config
-    if vision.model_type not in CLASS_TOKENS:
-        raise Refusal(f"the cost of a vision tower of type {vision.model_type} cannot be counted yet")
-    extra = CLASS_TOKENS[vision.model_type]
-    rows, columns = patch_grid(config, schedule)
-    tokens, cuts, found = rows * columns + extra, encoder_stages(schedule), []
-    for layer in range(vision.num_hidden_layers):
-        left = cuts[layer].keep + extra if layer in cuts else tokens
-        found.append((tokens, left))
-        tokens = left
-    return found
-
-
-def vision_layers(config: PretrainedConfig, schedule: Schedule) -> list[int]:
-    """FLOPs of the vision tower for one picture: patch embedding, every layer, SigLIP's pooling head if there.
-
-    The pooled vector is of no use to a VLM, but the model computes it.
-    """
-    vision = config.vision_config
-    rows, columns = patch_grid(config, schedule)
-    width, mlp = vision.hidden_size, vision.intermediate_size
-    found: list[int] = [2 * rows * columns * vision.num_channels * vision.patch_size**2 * width]
-    counts = tower_tokens(config, schedule)
-    for tokens, left in counts:
-        attention = 8 * tokens * width**2 + 4 * tokens**2 * width
-        found.append(attention + 4 * left * width * mlp)
-    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens, then an MLP on the result
-        tokens = counts[-1][1]
-        found.append(4 * (tokens + 1) * width**2 + 4 * tokens * width + 4 * width * mlp)
-    return found
-
-
-def projector_flops(config: PretrainedConfig, tokens: int) -> int:
-    """The two-layer projector of the LLaVA kin, on that many rows."""
-    chosen = config.vision_feature_layer
-    width: int = config.vision_config.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
-    out: int = config.get_text_config().hidden_size
-    return 2 * tokens * (width * out + out * out)
+def projected(each: Sequence[Schedule], entering: int) -> int:
+    """Rows of all images of a prompt that pass the projector, `entering` visual tokens of which enter the LLM."""
+    total, executed = 0, False
+    for schedule in each:
+        at_projector = [s for s in schedule.stages if s.place == "projector"]
+        before = [s for s in at_projector if s.features]
+        behind = at_projector[len(before) :]
+        total += before[-1].keep if before else features(schedule)
+        total += any("class_token" in s.reads for s in behind)
+        executed = executed or bool(before and not behind)
+    # cut before the projector and not behind it: what was kept is what enters, and may be less than was promised
+    return total + (entering - sum(s.entering for s in each) if executed else 0)
 
 
 # ------------------------------------------------------------------------------------------------------------------ LLM

@@ -6,13 +6,15 @@ of tokens, say) runs for real, on random tensors of the real shapes, since its c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Compressor, Stage, View
 from ..schedule import Schedule
-from . import closed_form as closed
+from .closed_form import Images, of_images
+from .towers import Tower, feature_width, features
 
 if TYPE_CHECKING:
     import torch
@@ -48,16 +50,20 @@ def signals_on_meta(
 def _tower_signal(config: PretrainedConfig, schedule: Schedule, name: str, encoder: PretrainedConfig | None) -> int:
     import torch
 
-    vision, (kind, _, layer) = config.vision_config, name.partition("@")
+    kind, _, layer = name.partition("@")
+    tower = Tower.of(config)
     if kind in ("class_attention", "received_attention"):
-        tokens, heads = closed.tower_tokens(config, schedule)[int(layer)][0], vision.num_attention_heads
-        work = partial(_mean_row, rows=tokens if kind == "received_attention" else 1)
-        return on_meta(work, (1, heads, tokens, vision.hidden_size // heads))
+        segments = tower.segments(schedule, int(layer))
+        every = kind == "received_attention"
+        return sum(
+            on_meta(partial(_mean_row, rows=n if every else 1), (1, tower.heads, n, tower.width // tower.heads))
+            for n in segments
+        )
     if kind in ("clip_patches", "clip_text") and encoder is not None:
         if kind == "clip_text":
             return _text_encoder(encoder)
-        project = torch.nn.Linear(vision.hidden_size, encoder.projection_dim, bias=False, device="meta")
-        return on_meta(project, (closed.features(schedule), vision.hidden_size))
+        project = torch.nn.Linear(tower.width, encoder.projection_dim, bias=False, device="meta")
+        return on_meta(project, (features(schedule), tower.width))
     return 0
 
 
@@ -106,7 +112,7 @@ def _decoder_signals(llm: Any, stage: Stage, text_tokens: int, visual: int) -> i
 
 
 def selector_flops(
-    config: PretrainedConfig, schedule: Schedule, compressor: Compressor, *, text_tokens: int = 0, images: int = 1,
+    config: PretrainedConfig, schedule: Schedule, compressor: Compressor, *, text_tokens: int = 0, images: Images = 1,
     behind: int | None = None, segments: int = 1, encoder: PretrainedConfig | None = None,
 ) -> int:  # fmt: skip
     """What a compressor's own matrix products cost at every cut of the schedule; arguments as in `closed_form`.
@@ -117,16 +123,18 @@ def selector_flops(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    shapes = _Shapes(config, schedule, text_tokens, text_tokens if behind is None else behind, segments, encoder)
-    total, tokens = 0, schedule.full
-    for stage in schedule.stages:
-        if stage.place not in ("pixel", "attention") and tokens:
-            together = images if stage.joint else 1
-            view = shapes.view(stage, tokens, together)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                compressor.reduce(view, stage.keep * together)
-            total += int(counter.get_total_flops()) * (images // together)
-        tokens = stage.keep
+    total = 0
+    for one, number in Counter(of_images(schedule, images)).items():
+        shapes = _Shapes(config, one, text_tokens, text_tokens if behind is None else behind, segments, encoder)
+        tokens = one.full
+        for stage in one.stages:
+            if stage.place not in ("pixel", "attention") and tokens:
+                together = number if stage.joint else 1
+                view = shapes.view(stage, tokens, together)
+                with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                    compressor.reduce(view, stage.keep * together)
+                total += int(counter.get_total_flops()) * (number // together)
+            tokens = stage.keep
     return total
 
 
@@ -144,15 +152,11 @@ class _Shapes:
     ) -> None:  # fmt: skip
         import torch
 
-        from ..models import describe
-
-        self.vision, self.text = config.vision_config, config.get_text_config()
-        self.shape = describe(config)[0]
-        self.grid = closed.patch_grid(config, schedule)
+        self.tower, self.text = Tower.of(config), config.get_text_config()
+        self.shape, self.grid = schedule.shape, schedule.seen
         self.entering, self.text_tokens, self.behind, self.segments = schedule.entering, text_tokens, behind, segments
         self.common = encoder.projection_dim if encoder else 1
-        chosen = config.vision_feature_layer
-        self.features = self.vision.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
+        self.features = feature_width(config)
         self.generator = torch.Generator().manual_seed(0)
 
     def view(self, stage: Stage, tokens: int, images: int) -> View:
@@ -192,8 +196,8 @@ class _Shapes:
     def _dimensions(self, kind: str, stage: Stage, tokens: int, images: int, extra: int) -> tuple[int, ...]:
         if stage.place == "decoder":
             return self._in_llm(kind.removeprefix("next_"), images * tokens, images * self.entering)
-        vision, heads = self.vision, self.vision.num_attention_heads
-        patches, head = self.grid[0] * self.grid[1], vision.hidden_size // heads
+        heads = self.tower.heads
+        patches, head = self.grid[0] * self.grid[1], self.tower.width // heads
         in_tower = tokens + extra if stage.place == "encoder" else patches + int(self.shape.class_token)
         found: dict[str, tuple[int, ...]] = {
             "keys": (heads, images * in_tower, head),

@@ -15,6 +15,7 @@ from ..schedule import Schedule
 from . import closed_form as closed
 from .closed_form import Flops
 from .compressor import on_meta, selector_flops, signals_on_meta
+from .towers import Tower, encoder_stages, feature_width
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,8 +42,10 @@ class FlopCounter:
             # Eager attention, whose matrix products every version of the counter sees; FLOPs have no type.
             model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
         self._head = model.lm_head
-        self._tower = model.model.vision_tower
-        self._projector = model.model.multi_modal_projector
+        core = model.model
+        self._packed = hasattr(core, "visual")  # a tower that takes patches of any number of images in one row
+        self._tower = core.visual if self._packed else core.vision_tower
+        self._projector = core.visual.merger if self._packed else core.multi_modal_projector
         self._llm = model.model.language_model
         self._built = [str(layer) for layer in self._llm.layers]
         self._known: dict[tuple[object, ...], int] = {}
@@ -70,9 +73,7 @@ class FlopCounter:
         head = on_meta(self._head, (1, 1, self._llm.config.hidden_size))
         counted = Flops(
             vision=self._vision(schedule),
-            projector=on_meta(
-                self._projector, (closed.projected(schedule, schedule.entering), self._projector.linear_1.in_features)
-            ),
+            projector=self._projected(closed.projected([schedule], schedule.entering)),
             compressor=selector + signals_on_meta(self.config, self._llm, schedule, text_tokens, encoder),
             prefill=sum(per_layer) + head,
             decode_token=sum(steps) + head,
@@ -81,22 +82,49 @@ class FlopCounter:
         _compare(counted, expected)
         return counted
 
+    def _projected(self, rows: int) -> int:
+        width = feature_width(self.config)
+        shape = (rows, width)
+        if self._packed:  # whose merger joins patches itself
+            patches = Tower.of(self.config).merge ** 2
+            shape = (rows * patches, width // patches)
+        return on_meta(self._projector, shape)
+
     def _vision(self, schedule: Schedule) -> int:
-        vision = self.config.vision_config
-        rows, columns = closed.patch_grid(self.config, schedule)
-        picture = (1, vision.num_channels, rows * vision.patch_size, columns * vision.patch_size)
-        smaller = any(s.place == "pixel" for s in schedule.stages)
-        if not closed.encoder_stages(schedule):
-            return on_meta(lambda x: self._tower(x, interpolate_pos_encoding=smaller), picture)
-        total = on_meta(lambda x: self._tower.embeddings(x, interpolate_pos_encoding=smaller), picture)
-        tokens = closed.tower_tokens(self.config, schedule)
-        for layer, (before, after) in zip(self._tower.encoder.layers, tokens, strict=True):
+        tower, vision = Tower.of(self.config), self.config.vision_config
+        rows, columns = tower.grid(schedule)
+        if self._packed:
+            return self._packed_vision(tower, rows, columns)
+        side = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+        picture = (1, vision.num_channels, rows * side, columns * side)
+        smaller = any(s.place == "pixel" for s in schedule.stages) and tower.merge == 1
+        extra = {"interpolate_pos_encoding": True} if smaller else {}
+        if not encoder_stages(schedule):
+            return on_meta(lambda x: self._tower(x, **extra), picture)
+        total = on_meta(lambda x: self._tower.embeddings(x, **extra), picture)
+        for layer, (before, after) in zip(self._tower.encoder.layers, tower.tokens(schedule), strict=True):
             attend = partial(layer.self_attn, attention_mask=None)
             total += on_meta(attend, (1, before, vision.hidden_size))
             total += on_meta(layer.mlp, (1, after, vision.hidden_size))
         if getattr(vision, "vision_use_head", False):
             total += on_meta(self._tower.head, (1, after, vision.hidden_size))
         return total
+
+    def _packed_vision(self, tower: Tower, rows: int, columns: int) -> int:
+        """Of one image; what depends on values is worked out beforehand, since there are none on the meta device."""
+        import torch
+        from transformers import vision_utils
+
+        vision, grid = self.config.vision_config, torch.tensor([[1, rows, columns]])
+        index, ends = vision_utils.get_vision_window_index(grid, tower.merge, vision.window_size, vision.patch_size)
+        given = {
+            "position_ids": vision_utils.get_vision_position_ids(grid, tower.merge).to("meta"),
+            "cu_seqlens": vision_utils.get_vision_cu_seqlens(grid),
+            "window_index": index.to("meta"),
+            "cu_window_seqlens": ends,
+        }
+        whole = on_meta(lambda x: self._tower(x, grid_thw=grid, **given), (rows * columns, tower.patch))
+        return whole - self._projected(rows * columns // tower.merge**2)
 
     def _llm_layer(self, index: int, tokens: int, cached: int, places: int | None) -> int:
         """One layer on `tokens` new positions behind `cached` ones; layers that are built alike are run once.

@@ -68,7 +68,9 @@ def cost_table(
                 {
                     "model": model,
                     "method": choice.label,
-                    "budget": budget.tokens(info.shape.tokens) if budget else info.shape.tokens,
+                    "budget": schedule.full
+                    if budget is None
+                    else budget.tokens(schedule.full, capped=info.shape.varies),
                     "text_tokens": text_tokens,
                     "tokens_entering": schedule.entering,
                     "tokens_mean": schedule.mean,

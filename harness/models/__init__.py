@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from .base import FamilyInfo, VisionLanguageModel
 
-FAMILIES = {"llava": ("llava", "Llava")}
+FAMILIES = {
+    "internvl": ("internvl", "InternVL"),
+    "llava": ("llava", "Llava"),
+    "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VL"),
+}
 """By `model_type`: module and class."""
 
 

@@ -6,23 +6,25 @@ What a family must add is small (see `VisionLanguageModel`'s abstract methods); 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
 from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
-from ..schedule import Schedule
-from .calls import BudgetKind, Calls
-from .cutter import Cutter
-from .data import Answer, Batch, Encoded, FamilyInfo
+from ..schedule import Schedule, cuts
+from .calls import BudgetKind, Calls, Grid
+from .cutter import Cutter, counted
+from .data import Answer, Batch, Crop, Encoded, FamilyInfo
 from .door import enter
-from .encoder import Block, Merger
-from .evidence import footprint, survivals
-from .signals import CLIP, READABLE, TOWER, tower_signals
+from .encoder import Block
+from .encoding import encode
+from .evidence import survivals
+from .preparing import prepare
+from .signals import READABLE, TOWER, tower_signals
 from .text_encoder import NEEDED
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from .text_encoder import TextEncoder
 
-__all__ = ["Answer", "Batch", "Decoding", "Encoded", "FamilyInfo", "VisionLanguageModel"]
+__all__ = ["Answer", "Batch", "Crop", "Decoding", "Encoded", "FamilyInfo", "VisionLanguageModel"]
 
 
 @dataclass
@@ -63,6 +65,7 @@ class VisionLanguageModel(ABC):
         self.places, self.signals = info.places, info.signals
         self.device = next(model.parameters()).device
         self.text_encoder: TextEncoder | None = None
+        self.tokenizer.padding_side = "left"
 
     # ---------------------------------------------------------------------------------------------- a family's own part
 
@@ -72,61 +75,88 @@ class VisionLanguageModel(ABC):
         """Shape and abilities of a configuration; UserError for one that the family does not serve."""
 
     @abstractmethod
-    def prompt(self, sample: Sample, images: int) -> str:
-        """The text of a sample's prompt, with one image token per picture."""
+    def tokenise(
+        self, prompts: list[str], pictures: list[Image]
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Sequence[Crop]]]:
+        """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order the crops of every picture."""
 
     @abstractmethod
-    def tokenise(self, prompts: list[str], pictures: list[Image]) -> Mapping[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` (left-padded) and `pixel_values` of a batch."""
+    def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
+        """Pixels of the same crop for a smaller grid of visual tokens."""
 
     @abstractmethod
-    def shrink(self, pictures: Sequence[Image], grid: tuple[int, int]) -> torch.Tensor:
-        """Pixels of the same crops at a smaller patch grid, [images, 3, height, width]."""
-
-    @abstractmethod
-    def see(self, pixels: torch.Tensor, *, resized: bool) -> torch.Tensor:
-        """Features as they go into the projector, [images, n, dim], a class token in front where the tower has one."""
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+        """Features of every crop as they go into the projector, [n, dim] in raster order; in front of them a class
+        token where the shape has one. `resized` says that some crops were shrunk."""
 
     @abstractmethod
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Rows of features as the LLM gets them, [rows, dim] to [rows, dim], each row by itself."""
-
-    @abstractmethod
-    def covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box of a picture of that width and height that lies under the patch grid, in its pixels.
-
-        It may reach beyond the picture, where the processor adds a margin.
-        """
-
-    @property
-    @abstractmethod
-    def tower_norm(self) -> nn.Module:
-        """The vision tower's last norm, which features have not passed."""
 
     @property
     @abstractmethod
     def blocks(self) -> list[Block]:
         """Layers of the vision tower."""
 
+    # ----------------------------------------------------------------------------------------- what most families share
+
     @property
-    @abstractmethod
     def text_model(self) -> nn.Module:
         """The text model, with `layers` and `rotary_emb`."""
+        found: nn.Module = self.model.model.language_model  # type: ignore[union-attr,assignment]
+        return found
 
     @property
-    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer, for decoding answers."""
+        return self.processor.tokenizer  # type: ignore[attr-defined]
+
+    @property
     def image_token(self) -> str:
         """The text that stands for a picture in a prompt."""
+        return str(self.processor.image_token)  # type: ignore[attr-defined]
 
     @property
-    @abstractmethod
     def placeholder(self) -> int:
         """Id of the token that a visual token takes the place of."""
+        return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
+
+    def prompt(self, sample: Sample, images: int) -> str:
+        """The text of a sample's prompt: of the processor's chat template, one image token per picture in front.
+
+        Raises:
+            UserError: the processor has none.
+        """
+        if not getattr(self.processor, "chat_template", None):
+            raise UserError(f"The processor of this {self.family} has no chat template: add its chat_template.jinja.")
+        content = [{"type": "image"}] * images + [{"type": "text", "text": sample.question or ""}]
+        text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
+        """Rotary positions of a prompt whose visual tokens have these grids, [..., batch, length]."""
+        return counted(valid)
+
+    @contextmanager
+    def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
+        """Catch the signals of vision layers, one tensor per crop, while the tower runs on them once; they are there
+        when the context has been left."""
+        with self.tower_signals(reads, class_token=self.shape.class_token) as found:
+            yield found
 
     @property
-    @abstractmethod
-    def tokenizer(self) -> object:
-        """The tokenizer, for decoding answers."""
+    def tower_norm(self) -> nn.Module:
+        """The vision tower's last norm, which features have not passed; of families that serve `clip_patches`."""
+        raise NotImplementedError(f"the family {self.family} has no such norm")
+
+    @contextmanager
+    def tower_signals(self, reads: frozenset[str], *, class_token: bool) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
+        """Signals of a tower whose layers see [images, n, dim], the class token first, as they come."""
+        found: dict[str, Sequence[torch.Tensor]] = {}
+        with tower_signals(self.blocks, reads, found, class_token=class_token):
+            yield found
 
     # ------------------------------------------------------------------------------------------------------- preparing
 
@@ -134,59 +164,10 @@ class VisionLanguageModel(ABC):
         """Preprocess and tokenise samples with their decoded pictures, one list per sample.
 
         Raises:
-            UserError: a sample without a question or a picture, or whose question holds the model's image token.
+            UserError: a sample without a question or a picture, whose question holds the model's image token, or whose
+                prompt is too long.
         """
-        for sample, pictures in zip(samples, images, strict=True):
-            if sample.question is None or not pictures:
-                lack = "question" if sample.question is None else "picture"
-                raise UserError(
-                    f"Sample {sample.id} has no {lack}: a vision-language model needs a picture and a question."
-                )
-            if self.image_token in sample.question:
-                raise UserError(
-                    f"The question of sample {sample.id} holds {self.image_token}, where pictures go: reword it."
-                )
-        owner = tuple(row for row, pictures in enumerate(images) for _ in pictures)
-        flat = tuple(picture for pictures in images for picture in pictures)
-        prompts = [self.prompt(s, len(p)) for s, p in zip(samples, images, strict=True)]
-        inputs = self.tokenise(prompts, list(flat))
-        ids = inputs["input_ids"]
-        for row, sample in enumerate(samples):
-            found, wanted = int((ids[row] == self.placeholder).sum()), self.shape.tokens * owner.count(row)
-            if found != wanted:
-                raise UserError(
-                    f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
-                    "tokens: its preprocessor_config.json does not fit its config.json."
-                )
-        lengths = inputs["attention_mask"].sum(1)
-        most = int(self.model.config.get_text_config().max_position_embeddings)  # type: ignore[union-attr,operator]
-        row = int(lengths.argmax())
-        if (longest := int(lengths[row])) >= most:
-            raise UserError(
-                f"The prompt of sample {samples[row].id} takes {longest} tokens for {len(images[row])} pictures, and "
-                f"the model has positions for {most}: show it fewer pictures."
-            )
-        to = self.device
-        return Batch(
-            tuple(s.id for s in samples), flat, owner, ids.to(to), inputs["attention_mask"].to(to),
-            inputs["pixel_values"].to(to), self._evidence(samples, images),
-            tuple(s.question or "" for s in samples),
-        )  # fmt: skip
-
-    def _survivals(self, areas: torch.Tensor, images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:
-        """What is left of the evidence of one sample, whose pictures are `images`."""
-        if not bool(areas.any()):
-            return ()
-        whole = [(torch.ones(self.shape.tokens),) * 2] * len(images)
-        return survivals(areas.unbind(), calls.left(images, self.shape.grid) if calls else whole)
-
-    def _evidence(self, samples: Sequence[Sample], images: Sequence[Sequence[Image]]) -> torch.Tensor:
-        found = [
-            footprint(sample.regions, number, self.covers(picture.size), self.shape.grid)
-            for sample, pictures in zip(samples, images, strict=True)
-            for number, picture in enumerate(pictures)
-        ]
-        return torch.stack(found).to(self.device)
+        return prepare(self, samples, images)
 
     def single(self, batch: Batch, encoded: Encoded | None, index: int) -> tuple[Batch, Encoded | None]:
         """One sample of a batch, without the padding that it had there."""
@@ -197,52 +178,10 @@ class VisionLanguageModel(ABC):
     @torch.no_grad()
     def encode(self, batch: Batch, reads: frozenset[str] = frozenset()) -> Encoded:
         """The vision pass that all cells without pixel or encoder stages share; `reads` joins their signals."""
-        return self._encode(batch, reads, (), None)
+        return encode(self, batch, reads, (), None)
 
-    def _encode(self, batch: Batch, reads: frozenset[str], stages: Sequence[Stage], calls: Calls | None) -> Encoded:
-        smaller = next((s.grid for s in stages if s.place == "pixel"), None)
-        inside = [s for s in stages if s.place == "encoder"]
-        class_index = 0 if self.shape.class_token else None
-        pixels = batch.pixels if smaller is None else self.shrink(batch.pictures, smaller).to(self.device)
-        # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
-        alone = bool(inside) and calls is not None and calls.kind == "adaptive"
-        seen: list[torch.Tensor] = []
-        listed: dict[str, list[torch.Tensor]] = {}
-        for images in [[i] for i in range(len(pixels))] if alone else [list(range(len(pixels)))]:
-            found: dict[str, torch.Tensor] = {}
-            with ExitStack() as stack:
-                stack.enter_context(tower_signals(self.blocks, reads, found, class_token=class_index is not None))
-                if inside:
-                    assert calls is not None
-                    stack.enter_context(Merger(self.blocks, inside, calls, class_index, images).attached())
-                seen += self.see(pixels[images], resized=smaller is not None)
-            for name, values in found.items():
-                listed.setdefault(name, []).extend(values)
-        if "evidence" in reads:
-            if not bool(batch.evidence.any()):
-                raise ValueError("the sample names no evidence, which this diagnostic method reads")
-            listed["evidence"] = list(batch.evidence)
-        first = int(class_index is not None)
-        features = tuple(rows[first:] for rows in seen)
-        signals = {name: tuple(values) for name, values in listed.items()}
-        signals |= self._clip_signals(batch, reads, features)
-        return Encoded(features, tuple(rows[:1] for rows in seen) if first else (), self.project, signals)
-
-    def _clip_signals(
-        self, batch: Batch, reads: frozenset[str], features: tuple[torch.Tensor, ...]
-    ) -> dict[str, tuple[torch.Tensor, ...]]:
-        if not CLIP & reads:
-            return {}
-        encoder = self._needed_text_encoder()
-        found = {}
-        if "clip_patches" in reads:
-            found["clip_patches"] = tuple(encoder.patches(rows, self.tower_norm) for rows in features)
-        if "clip_text" in reads:
-            texts = [encoder.text(question) for question in batch.questions]
-            found["clip_text"] = tuple(texts[row] for row in batch.owner)
-        return found
-
-    def _needed_text_encoder(self) -> TextEncoder:
+    def needed_text_encoder(self) -> TextEncoder:
+        """Raises UserError where none was given."""
         if self.text_encoder is None:
             raise UserError(f"The method needs {NEEDED}.")
         return self.text_encoder
@@ -270,17 +209,18 @@ class VisionLanguageModel(ABC):
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
         asked = any("clip_text" in stage.reads for stage in schedule.stages)
-        segments = [len(self._needed_text_encoder().ids(q)) if asked else 0 for q in batch.questions]
+        segments = [len(self.needed_text_encoder().ids(q)) if asked else 0 for q in batch.questions]
         answers = []
         for row, ids in enumerate(written):
             images = batch.images_of(row)
             kept = state.calls.kept(images) if state.calls else ()
-            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()  # type: ignore[attr-defined]
-            full, seen = self.shape.tokens * len(images), tuple(counts[row])
-            evidence = self._survivals(batch.evidence[images].cpu(), images, state.calls)
+            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            grids, seen = tuple(batch.crops[i].grid for i in images), tuple(counts[row])
+            evidence = _survivals([batch.evidence[i].cpu() for i in images], images, state.calls)
             behind = state.cutter.spans[0].behind[row]
+            full = sum(batch.crops[i].tokens for i in images)
             answers.append(
-                Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row])
+                Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids)
             )
         return answers
 
@@ -289,24 +229,32 @@ class VisionLanguageModel(ABC):
         self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
         budget_kind: BudgetKind = "exact", memo: Memo | None = None,
     ) -> Decoding:  # fmt: skip
-        """Run the prompt through the model under a schedule, up to the logits of the first new token."""
-        stages = schedule.stages
-        if stages and compressor is None:
+        """Run the prompt through the model under a schedule, up to the logits of the first new token.
+
+        Raises:
+            Refusal: the schedule cannot be had for one of the images.
+        """
+        schedules = [schedule.of(crop.grid) for crop in batch.crops]
+        made = cuts(schedules)
+        if made and compressor is None:
             raise ValueError("a schedule with cuts needs the compressor that they belong to")
+        stages = [cut.stage for cut in made]
         self._check_stages(stages)
-        grid = next((s.grid for s in stages if s.grid), self.shape.grid)
         calls, anew = None, encoded is None or any(s.place in ("pixel", "encoder") for s in stages)
-        if stages and compressor is not None:
+        if made and compressor is not None:
             calls = Calls(
-                compressor, batch.names, grid, seed=seed, kind=budget_kind, device=self.device,
-                resized=grid != self.shape.grid, shape=self.shape, memo=None if anew else memo,
+                compressor, batch.names, [crop.grid for crop in batch.crops], seed=seed, kind=budget_kind,
+                device=self.device, grids=[s.seen for s in schedules], shape=self.shape, memo=None if anew else memo,
+                parts={image for image, crop in enumerate(batch.crops) if not crop.whole},
             )  # fmt: skip
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
         if encoded is None or anew:
-            encoded = self._encode(batch, reads, stages, calls)
+            encoded = encode(self, batch, reads, made, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
-        ids, span, whole, features = enter(batch, encoded, stages, calls, placeholder=self.placeholder, words=words)
-        cutter = Cutter(self.text_model, stages, calls, span, whole)
+        ids, span, whole, features = enter(
+            batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions
+        )
+        cutter = Cutter(self.text_model, made, calls, span, whole)
         cache = self._new_cache()
         with cutter.prefill():
             logits = self._forward(ids, span.valid, span.position, cache, torch.cat(features))
@@ -404,6 +352,13 @@ class VisionLanguageModel(ABC):
     ) -> Decoding:  # fmt: skip
         """What the latency probe times: vision, compressor and prefill, up to the first logits."""
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
+
+
+def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:
+    """What is left of the evidence of one sample, which has these images."""
+    if not any(bool(own.any()) for own in areas):
+        return ()
+    return survivals(areas, calls.left(images) if calls else [(torch.ones_like(own),) * 2 for own in areas])
 
 
 def _check_cache(cache: object, cutter: Cutter) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from .evidence import resampled
 
 T = TypeVar("T")
 BudgetKind = Literal["exact", "at_most", "adaptive"]
+Grid = tuple[int, int]
+"""Rows and columns."""
 
 
 class BrokenPromiseError(Exception):
@@ -62,26 +65,31 @@ class Calls:
 
     Attributes:
         names: one per image, in batch order.
-        samples: for every row of the batch, the numbers of its images.
-        grid: rows and columns of the raster that tokens are counted in.
-        resized: the raster is that of a smaller picture (a pixel stage).
+        samples: for every row of the batch, the numbers of its images, those that show a whole picture first.
+        full: per image, rows and columns of visual tokens without a method.
+        grids: per image, of the raster that tokens are counted in: that of a smaller picture behind a pixel stage.
     """
 
     def __init__(
-        self, compressor: Compressor, names: Sequence[ImageName], grid: tuple[int, int], *, seed: int, kind: BudgetKind,
-        device: torch.device, resized: bool = False, shape: ModelShape | None = None, memo: Memo | None = None,
+        self, compressor: Compressor, names: Sequence[ImageName], full: Sequence[Grid], *, seed: int, kind: BudgetKind,
+        device: torch.device, grids: Sequence[Grid] | None = None, shape: ModelShape | None = None,
+        memo: Memo | None = None, parts: Collection[int] = (),
     ) -> None:  # fmt: skip
-        """`memo` is shared with calls for the same encoded images that differ in their budget alone."""
-        self.compressor, self.names, self.grid, self.kind = compressor, tuple(names), grid, kind
-        self.resized, self._shape, self._memo = resized, shape, memo or Memo()
+        """
+        Args:
+            grids: default `full`.
+            memo: shared with calls for the same encoded images that differ in their budget alone.
+            parts: images that show a part of a picture.
+        """
+        self.compressor, self.names, self.full, self.kind = compressor, tuple(names), tuple(full), kind
+        self.grids, self._shape, self._memo = tuple(grids or full), shape, memo or Memo()
         of_sample: dict[str, list[int]] = {}
         for image, name in enumerate(names):
             of_sample.setdefault(name.sample, []).append(image)
-        self.samples = [tuple(images) for images in of_sample.values()]
+        self.samples = [tuple(sorted(images, key=lambda i: i in parts)) for images in of_sample.values()]
         self._generators = [name.generator(seed) for name in names]
-        full = grid[0] * grid[1]
-        self._origin = [torch.arange(full, device=device) for _ in names]
-        self._sizes = [torch.ones(full, device=device) for _ in names]
+        self._origin = [torch.arange(rows * columns, device=device) for rows, columns in self.grids]
+        self._sizes = [torch.ones(rows * columns, device=device) for rows, columns in self.grids]
         self._steps: list[_Step] = []
 
     def reduce(
@@ -91,7 +99,8 @@ class Calls:
         """One call of the compressor.
 
         Args:
-            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample.
+            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample. All have the
+                same grid.
             tokens: [rows, n, dim], of the images of a row one after another.
 
         Returns:
@@ -105,10 +114,11 @@ class Calls:
         origin = torch.stack([self._of(self._origin, images, class_index, -1) for images in rows])
         sizes = torch.stack([self._of(self._sizes, images, class_index, 1) for images in rows])
         image = torch.stack([self._numbers(images) for images in rows]) if stage.joint else None
+        first = rows[0][0]
         view = View(
-            tokens, self.grid, stage.place, stage.layer, sizes, origin, signals,
-            tuple(self._generators[images[0]] for images in rows), class_index, image, self._shape,
-            self._shared(stage, rows),
+            tokens, self.grids[first], stage.place, stage.layer, sizes, origin, signals,
+            tuple(self._generators[images[0]] for images in rows), class_index, image,
+            self._shape and self._shape.at(self.full[first]), self._shared(stage, rows),
         )  # fmt: skip
         reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
         if not isinstance(reduction, Reduction):
@@ -128,9 +138,10 @@ class Calls:
         return reduction, counts
 
     def pass_by(self, stage: Stage, images: Sequence[int]) -> None:
-        """Remember that images without any token were not shown to the compressor."""
-        nothing = Reduction.keep(torch.zeros(1, 0, dtype=torch.long), 0)
-        self._steps += [_Step(stage, (image,), nothing, 0, (0,)) for image in images]
+        """Remember that images were not shown to the compressor: they have no token, or keep all that they have."""
+        for image in images:
+            left = len(self._origin[image])
+            self._steps.append(_Step(stage, (image,), Reduction.identity(1, left), 0, (left,)))
 
     def _of(
         self, values: Sequence[torch.Tensor], images: tuple[int, ...], class_index: int | None, value: int
@@ -202,17 +213,18 @@ class Calls:
                     f"{where} was asked for {asked} tokens of {whose} of sample {name.sample} and returned {got}"
                 )
 
-    def left(self, images: Sequence[int], full: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Per image of a sample, the largest weight, at most 1, of every patch of the `full` raster in any token:
+    def left(self, images: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per image of a sample, the largest weight, at most 1, of every patch of its full raster in any token:
         [patches] at the LLM's door, and in its last layer."""
         if any(len(step.images) > 1 for step in self._steps_of(images)):
-            return self._left(tuple(images), full)
-        return [self._left((image,), full)[0] for image in images]
+            return self._left(tuple(images))
+        return [self._left((image,))[0] for image in images]
 
-    def _left(self, images: tuple[int, ...], full: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        one = resampled(self.grid, full) if self.resized else torch.eye(full[0] * full[1])
-        wide: torch.Tensor = torch.block_diag(*[one] * len(images))  # type: ignore[no-untyped-call]
-        weights = dict(zip(images, wide.chunk(len(images)), strict=True))
+    def _left(self, images: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        own = [resampled(self.grids[i], self.full[i]) for i in images]
+        patches = [len(weight.T) for weight in own]
+        wide: torch.Tensor = torch.block_diag(*own)  # type: ignore[no-untyped-call]
+        weights = dict(zip(images, torch.split(wide, [len(weight) for weight in own]), strict=True))
         entering = dict(weights)
         for step in self._steps_of(images):
             made, number, own = step.reduction, step.number, [weights[i] for i in step.images]
@@ -226,7 +238,7 @@ class Calls:
             weights |= dict(zip(step.images, step.split(rows), strict=True))
             if step.stage.place != "decoder":
                 entering |= {image: weights[image] for image in step.images}
-        pairs = zip(_largest(entering, len(images)), _largest(weights, len(images)), strict=True)
+        pairs = zip(_largest(entering, patches), _largest(weights, patches), strict=True)
         return list(pairs)
 
     def _steps_of(self, images: Sequence[int]) -> list[_Step]:
@@ -239,9 +251,13 @@ class Calls:
         encoder method make one entry, its last partition. A pixel stage's entry is the whole raster of the smaller
         picture, which later entries are counted in.
         """
-        full = self.grid[0] * self.grid[1]
-        members = {i: [[full * n + place] for place in range(full)] for n, i in enumerate(images)}
-        entries = {i: [("pixel", rows)] if self.resized else [] for i, rows in members.items()}
+        lengths = [self.grids[i][0] * self.grids[i][1] for i in images]
+        members = {
+            i: [[place] for place in range(end - n, end)]
+            for i, n, end in zip(images, lengths, accumulate(lengths), strict=True)
+        }
+        resized = any(self.grids[i] != self.full[i] for i in images)
+        entries = {i: [("pixel", rows)] if resized else [] for i, rows in members.items()}
         for step in self._steps_of(images):
             own = [row for image in step.images for row in members[image]]
             extra = [[-1]] * (step.reduction.sources - len(own))  # the class token, where it is among the sources
@@ -263,7 +279,7 @@ class Calls:
         Raises:
             BrokenPromiseError: a patch that no token stands for, or more than one.
         """
-        patches = len(images) * self.grid[0] * self.grid[1]
+        patches = sum(self.grids[i][0] * self.grids[i][1] for i in images)
         found, times = torch.zeros(patches, dtype=torch.long), torch.zeros(patches)
         rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
         for token, members in enumerate(rows):
@@ -279,8 +295,8 @@ class Calls:
         return found
 
 
-def _largest(weights: Mapping[int, torch.Tensor], images: int) -> Sequence[torch.Tensor]:
-    """Per image, the largest weight of its patches in any token of the sample."""
+def _largest(weights: Mapping[int, torch.Tensor], patches: list[int]) -> Sequence[torch.Tensor]:
+    """Per image, with so many patches, the largest weight of each in any token of the sample."""
     rows = torch.cat(list(weights.values())).abs()
     highest = rows.amax(0).clamp(max=1) if len(rows) else torch.zeros(rows.shape[1])
-    return highest.chunk(images)
+    return torch.split(highest, patches)

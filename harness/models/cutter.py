@@ -14,8 +14,9 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from ..contracts import Reduction, Stage, UserError
-from .calls import BrokenPromiseError, Calls
+from ..contracts import Reduction, Refusal, UserError
+from ..schedule import Cut
+from .calls import BrokenPromiseError, Calls, Grid
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -64,7 +65,7 @@ class Span:
 
         Args:
             kept: per image the positions [..., count] of the tokens that are left, in order.
-            renumber: make the positions of the whole prompt contiguous again.
+            renumber: make the positions of the whole prompt contiguous again, where a position is one number.
 
         Returns:
             The slots of this span that the next one consists of, [batch, m], and that span.
@@ -79,8 +80,8 @@ class Span:
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
         moved = position.gather(-1, order.expand(*position.shape[:-1], width))
         shift = self.shift
-        if renumber:
-            contiguous = (valid.cumsum(1) - 1).clamp(min=0).expand_as(moved)
+        if renumber and moved.ndim == 2:
+            contiguous = counted(valid)
             shift = shift + moved[..., -1:] - contiguous[..., -1:]
             moved = contiguous
         hidden = torch.zeros_like(valid)
@@ -91,7 +92,7 @@ class Span:
 
 
 def reduce_span(
-    span: Span, stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor],
+    span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor],
     signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False,
 ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
@@ -101,12 +102,15 @@ def reduce_span(
 
     Returns:
         As `Span.cut`, and the reduced tokens of every image.
+
+    Raises:
+        Refusal: see `_called`.
     """
     slots = span.slots()
-    kept = dict.fromkeys(range(len(tokens)), span.position[..., 0, :0])
-    reduced = dict(enumerate(tokens))
+    kept = {i: span.position[..., row, places] for i, (row, places) in enumerate(slots)}
+    reduced = {i: tokens[i][: len(places)] for i, (_, places) in enumerate(slots)}
     renumber = False
-    for rows, stacked, reduction, counts in _called(stage, calls, tokens, signals, class_last=class_last):
+    for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last):
         renumber = renumber or _renumbers(reduction)
         out = reduction.apply(stacked)
         for number, images in enumerate(rows):
@@ -124,12 +128,13 @@ def reduce_span(
 
 
 def hide_in_span(
-    span: Span, stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor],
-    signals: Mapping[str, Sequence[torch.Tensor]],
-) -> Span:  # fmt: skip
-    """The span in which all visual tokens are hidden but those that the compressor keeps."""
+    span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]]
+) -> Span:
+    """The span in which all visual tokens are hidden but those that the compressor keeps, or is not shown."""
     slots, shown = span.slots(), torch.zeros_like(span.hidden)
-    for rows, _, reduction, counts in _called(stage, calls, tokens, signals):
+    for image, (row, places) in enumerate(slots):
+        shown[row, places] = image not in cut.stages
+    for rows, _, reduction, counts in _called(cut, calls, tokens, signals):
         for number, images in enumerate(rows):
             places = torch.cat([slots[i][1] for i in images])
             shown[slots[images[0]][0], places[reduction.anchor[number, : sum(counts[number])]]] = True
@@ -137,22 +142,31 @@ def hide_in_span(
 
 
 def _called(
-    stage: Stage, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]], *,
+    cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]], *,
     class_last: bool = False,
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, Reduction, list[tuple[int, ...]]]]:  # fmt: skip
-    """The compressor's calls for all images that have tokens left: the images of every row, what it saw of them, what
-    it made of it, and how many tokens it left of each image."""
-    seen = []
-    for images in calls.samples if stage.joint else [(image,) for image in range(len(tokens))]:
-        if any(len(tokens[i]) for i in images):
-            seen.append(_Seen(images, tokens, signals))
-        else:  # an earlier cut left nothing
-            calls.pass_by(stage, images)
+    """The compressor's calls for all images that it cuts and that have tokens left: the images of every row, what it
+    saw of them, what it made of it, and how many tokens it left of each image.
+
+    Raises:
+        Refusal: a joint cut of images with different grids, or of which some pass it by.
+    """
+    seen, joint = [], cut.stage.joint
+    # A sample that passes by as a whole is as if the cut were not there.
+    cutting = {i for images in calls.samples if not cut.stages.keys().isdisjoint(images) for i in images}
+    for images in calls.samples if joint else [(image,) for image in range(len(tokens))]:
+        if joint and len({(calls.full[i], cut.stages.get(i)) for i in images}) > 1:
+            raise Refusal("sees all pictures of a sample at once, which must then be of one size")
+        if images[0] in cut.stages and any(len(tokens[i]) for i in images):
+            seen.append(_Seen(images, calls.full[images[0]], tokens, signals))
+        elif images[0] in cutting:  # the budget is all that there is, or an earlier cut left nothing
+            calls.pass_by(cut.stage, images)
     for group in _alike(seen):
         stacked = torch.stack([one.tokens for one in group])
         read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
         rows = [one.images for one in group]
         class_index = stacked.shape[1] - 1 if class_last else None
+        stage = cut.stages[rows[0][0]]
         yield rows, stacked, *calls.reduce(stage, rows, stacked, read, class_index=class_index)
 
 
@@ -160,9 +174,10 @@ class _Seen:
     """What one row of a view is made of: the tokens and signals of one image, or of all images of a sample."""
 
     def __init__(
-        self, images: tuple[int, ...], tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]]
+        self, images: tuple[int, ...], grid: Grid, tokens: Sequence[torch.Tensor],
+        signals: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:  # fmt: skip
-        self.images = images
+        self.images, self.grid = images, grid
         self.tokens = torch.cat([tokens[i] for i in images])
         self.signals = {name: joined(name, [values[i] for i in images]) for name, values in signals.items()}
 
@@ -172,10 +187,10 @@ class _Seen:
 
 
 def _alike(seen: Sequence[_Seen]) -> list[list[_Seen]]:
-    """Rows with equal shapes, and equally many images, share one view."""
+    """Rows with equal grids and shapes, and equally many images, share one view."""
     found: dict[object, list[_Seen]] = {}
     for one in seen:
-        found.setdefault((len(one.images), one.shapes), []).append(one)
+        found.setdefault((len(one.images), one.grid, one.shapes), []).append(one)
     return list(found.values())
 
 
@@ -201,28 +216,28 @@ class Cutter:
     """
 
     def __init__(
-        self, text_model: nn.Module, stages: Sequence[Stage], calls: Calls | None, span: Span, whole: Span | None = None
+        self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None
     ) -> None:  # fmt: skip
         """
         Args:
-            stages: of which those inside the LLM concern it, and whether it unmerges.
+            cuts: of which those inside the LLM concern it, and whether it unmerges.
             span: of the prompt that enters; whole: of the prompt before any cut, needed to unmerge.
         """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
         self._unmerging = None
-        if any(stage.place == "attention" for stage in stages):
+        if any(cut.stage.place == "attention" for cut in cuts):
             assert calls is not None and whole is not None
             self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
-        stages = [stage for stage in stages if stage.place == "decoder"]
         self._text_model, self._layers, self._calls = text_model, layers, calls
-        self._stages = {stage.layer: stage for stage in stages}
-        if 0 in self._stages:
+        self._cuts = {cut.stage.layer: cut for cut in cuts if cut.stage.place == "decoder"}
+        stages = [cut.stage for cut in self._cuts.values()]
+        if 0 in self._cuts:
             raise ValueError("a cut before layer 0 belongs to the projector: the cache counts its length by layer 0")
         self._kernel = str(text_model.config._attn_implementation)  # type: ignore[union-attr]
         if self._kernel.startswith("flash") and any(stage.masks for stage in stages):
             raise UserError("Flash attention cannot mask tokens amid a prompt, as this method does: add --attn sdpa.")
-        self._first = min((s for s in self._stages if s is not None), default=len(layers))
+        self._first = min((layer for layer in self._cuts if layer is not None), default=len(layers))
         self._span = span
         self._signals = DecoderSignals(text_model, stages, span.behind)
         self._rope: object = None
@@ -266,23 +281,23 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
-        if stage := self._stages.get(number):
-            tokens = self._cut(stage, tokens, self._rope or kwargs["position_embeddings"])
+        if cut := self._cuts.get(number):
+            tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
         if number < self._first:
             return None
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)
 
-    def _cut(self, stage: Stage, tokens: torch.Tensor, rope: object) -> torch.Tensor:
+    def _cut(self, cut: Cut, tokens: torch.Tensor, rope: object) -> torch.Tensor:
         assert self._calls is not None
         slots = self._span.slots()
         given = [tokens[row, places] for row, places in slots]
-        signals = self._signals.at(stage, tokens, self._span, rope)
-        if stage.masks:
-            self._span = hide_in_span(self._span, stage, self._calls, given, signals)
+        signals = self._signals.at(cut.stage, tokens, self._span, rope)
+        if cut.stage.masks:
+            self._span = hide_in_span(self._span, cut, self._calls, given, signals)
             return tokens
-        order, span, reduced = reduce_span(self._span, stage, self._calls, given, signals)
+        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals)
         tokens = tokens.clone()
         for (row, places), rows in zip(slots, reduced, strict=True):
             tokens[row, places[: len(rows)]] = rows
@@ -322,12 +337,17 @@ class Cutter:
         return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
 
 
-def whole_span(visual: torch.Tensor, valid: torch.Tensor) -> Span:
-    """The span of a left-padded prompt with positions from 0; `visual` and `valid` are [batch, n]."""
-    position = (valid.long().cumsum(1) - 1).clamp(min=0)
+def counted(valid: torch.Tensor) -> torch.Tensor:
+    """Positions from 0 of left-padded prompts, [batch, n]."""
+    return (valid.long().cumsum(1) - 1).clamp(min=0)
+
+
+def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor | None = None) -> Span:
+    """The span of a left-padded prompt; `visual` and `valid` are [batch, n], positions default to `counted`."""
+    position = counted(valid) if position is None else position
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
     behind = [visual.shape[1] - 1 - int((row >= 0).nonzero()[-1, 0]) for row in visual]
-    hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[:, -1:])
+    hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
     return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
 
 

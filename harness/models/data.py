@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,50 @@ if TYPE_CHECKING:
 class FamilyInfo:
     """What a family serves for one configuration: known without weights.
 
-    `signals` are names without the `@layer` behind them.
+    `signals` are names without the `@layer` behind them, `tower` those of them that single vision layers have.
     """
 
     name: str
     places: frozenset[str]
     signals: frozenset[str]
+    tower: frozenset[str]
 
     def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
         """Those of a method's places and signals that the family does not serve."""
         missing = [f"the place {place}" for place in places if place not in self.places]
-        return missing + [f"the signal {need}" for need in needs if need.partition("@")[0] not in self.signals]
+        for need in needs:
+            name, _, layer = need.partition("@")
+            if name not in (self.tower if layer else self.signals):
+                missing.append(f"the signal {need}")
+        return missing
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A picture, or a part of one, as a vision tower sees it: what the engine calls an image.
+
+    Attributes:
+        pixels: in the family's own form.
+        grid: rows and columns of visual tokens.
+        picture: that it shows; `under` is the box of it, in its pixels, that lies under the grid, which may reach
+            beyond the picture where the processor adds a margin.
+        whole: does it show a whole picture, and not a part?
+    """
+
+    pixels: torch.Tensor
+    grid: tuple[int, int]
+    picture: Image
+    under: tuple[float, float, float, float]
+    whole: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Its visual tokens."""
+        return self.grid[0] * self.grid[1]
+
+    def to(self, device: torch.device) -> Crop:
+        """The same, with its pixels on a device."""
+        return replace(self, pixels=self.pixels.to(device))
 
 
 @dataclass(frozen=True)
@@ -38,20 +71,19 @@ class Batch:
     """Samples, decoded, preprocessed and tokenised.
 
     Attributes:
-        input_ids, attention_mask: [batch, length], left-padded, with a placeholder for every visual token.
+        crops: the images of all samples, in the order of their placeholders.
         owner: for every image the row of its sample.
-        pixels: [images, 3, height, width].
-        evidence: [images, patches] the share of each patch that a sample's regions cover.
+        input_ids, attention_mask: [batch, length], left-padded, with a placeholder for every visual token.
+        evidence: for every image, [patches] the share of each patch that its sample's regions cover.
         questions: one per sample.
     """
 
     sample_ids: tuple[str, ...]
-    pictures: tuple[Image, ...]
+    crops: tuple[Crop, ...]
     owner: tuple[int, ...]
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    pixels: torch.Tensor
-    evidence: torch.Tensor
+    evidence: tuple[torch.Tensor, ...]
     questions: tuple[str, ...] = ()
 
     @property
@@ -65,9 +97,9 @@ class Batch:
         """One sample, without the padding that it had beside the others."""
         images, on = self.images_of(row), self.attention_mask[row].bool()
         return Batch(
-            (self.sample_ids[row],), tuple(self.pictures[i] for i in images), (0,) * len(images),
-            self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on], self.pixels[images],
-            self.evidence[images], self.questions[row : row + 1],
+            (self.sample_ids[row],), tuple(self.crops[i] for i in images), (0,) * len(images),
+            self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on],
+            tuple(self.evidence[i] for i in images), self.questions[row : row + 1],
         )  # fmt: skip
 
 
@@ -122,7 +154,7 @@ class Answer:
     Attributes:
         text_tokens: prompt tokens that are not visual; `text_behind` of them stand behind the last picture.
         segments: of the question, as a text encoder was given it; 0 where it was not asked.
-        tokens_full: visual tokens without a method.
+        tokens_full: visual tokens without a method; `grids` are rows and columns of them, of every image.
         visual_tokens: at the input of every LLM layer, as the layers' hooks found them.
         kv_tokens: visual tokens in the cache of every layer after prefill.
         kept_indices: an entry per cut; see `Calls.kept`.
@@ -139,3 +171,4 @@ class Answer:
     evidence: tuple[Survival, ...] = ()
     text_behind: int = 0
     segments: int = 0
+    grids: tuple[tuple[int, int], ...] = ()

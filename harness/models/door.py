@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from ..contracts import Stage
-from .calls import Calls
+from ..schedule import Cut
+from .calls import Calls, Grid
 from .cutter import Span, reduce_span, settled, whole_span
 from .data import Batch, Encoded
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
+Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
 
 
 def enter(
-    batch: Batch, encoded: Encoded, stages: Sequence[Stage], calls: Calls | None, *, placeholder: int, words: Embed
+    batch: Batch,
+    encoded: Encoded,
+    cuts: Sequence[Cut],
+    calls: Calls | None,
+    *,
+    placeholder: int,
+    words: Embed,
+    positions: Place,
 ) -> tuple[torch.Tensor, Span, Span, tuple[torch.Tensor, ...]]:
     """The prompt after all cuts in front of the LLM: ids [batch, length], the span of them, the one of the prompt
     before any cut, and the visual tokens of every image.
 
     Args:
-        calls: of the compressor that the stages belong to.
+        calls: of the compressor that the cuts belong to.
         placeholder: id of the token that a visual token takes the place of.
         words: text tokens' embeddings.
+        positions: see `VisionLanguageModel.positions`.
     """
-    span = whole = whole_span(_visual(batch, placeholder), batch.attention_mask.bool())
+    valid = batch.attention_mask.bool()
+    where = positions(batch.input_ids, valid, [crop.grid for crop in batch.crops])
+    span = whole = whole_span(_visual(batch, placeholder), valid, where)
     behind = span.behind
     ids, features, projected = batch.input_ids, encoded.features, False
-    if any(s.place in ("pixel", "encoder") for s in stages):
+    if {"pixel", "encoder"} & {cut.stage.place for cut in cuts}:
+        assert calls is not None
         slots = span.slots()
         kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
         order, span = span.cut(kept, renumber=True)
         ids = ids.gather(1, order)
-    for stage in stages:
+        if calls.grids != calls.full:
+            span = replace(span, position=positions(ids, span.valid, calls.grids))
+    for cut in cuts:
+        stage = cut.stage
         if stage.place == "projector":
             assert calls is not None
             if not stage.features and not projected:
@@ -45,7 +62,7 @@ def enter(
                 else features
             )
             signals = _signals(batch, encoded, stage, behind, words)
-            order, span, reduced = reduce_span(span, stage, calls, tokens, signals, class_last=classes)
+            order, span, reduced = reduce_span(span, cut, calls, tokens, signals, class_last=classes)
             ids, features = ids.gather(1, order), tuple(reduced)
     if not projected:
         features = _through(encoded, features)
@@ -58,8 +75,9 @@ def _visual(batch: Batch, placeholder: int) -> torch.Tensor:
     on = batch.input_ids == placeholder
     visual = torch.full_like(batch.input_ids, -1)
     for row in range(len(batch.sample_ids)):
-        numbers = torch.tensor(batch.images_of(row), device=visual.device)
-        visual[row, on[row]] = numbers.repeat_interleave(int(on[row].sum()) // len(numbers))
+        images = batch.images_of(row)
+        counts = torch.tensor([batch.crops[i].tokens for i in images])
+        visual[row, on[row]] = torch.tensor(images).repeat_interleave(counts).to(visual.device)
     return visual
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..contracts import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Kernel = Callable[..., Any]
 """An attention function of transformers: `(module, query, key, value, mask, **kwargs) -> (output, weights)`."""
@@ -113,3 +116,11 @@ def causal_mask(kernel: object, valid: torch.Tensor, queries: int, dtype: torch.
     if kernel != "eager":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=valid.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def slides(text: PretrainedConfig) -> bool:
+    """Does any LLM layer attend in a sliding window? Its cache forgets tokens, which cuts between layers rely on."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds:
+        return any(kind != "full_attention" for kind in kinds)
+    return bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)

@@ -10,9 +10,10 @@ from torch import nn
 
 from ..contracts import ModelShape, Sample, UserError
 from .base import VisionLanguageModel
-from .data import FamilyInfo
+from .data import Crop, FamilyInfo
 from .encoder import Block
-from .signals import CLASS, CLIP, READABLE
+from .kernels import slides
+from .signals import CLASS, CLIP, READABLE, TOWER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +50,7 @@ class Llava(VisionLanguageModel):
             last = chosen if chosen >= 0 else depth + 1 + chosen
         else:
             last = max(layer if layer >= 0 else depth + 1 + layer for layer in chosen)
-        if not _slides(text):
+        if not slides(text):
             places |= {"decoder", "attention"}
         shape = ModelShape(
             family="llava", tokens=side * side, grid=(side, side), vision_layers=depth,
@@ -62,7 +63,7 @@ class Llava(VisionLanguageModel):
             signals -= CLASS
         if vision.model_type != "clip_vision_model" or not isinstance(chosen, int):
             signals -= CLIP  # its projection takes one layer's features
-        return shape, FamilyInfo("llava", frozenset(places), signals)
+        return shape, FamilyInfo("llava", frozenset(places), signals, signals & TOWER)
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
@@ -72,44 +73,44 @@ class Llava(VisionLanguageModel):
         processor.patch_size = self._patch  # type: ignore[attr-defined]
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy  # type: ignore
         processor.num_additional_image_tokens = int(shape.class_token)  # type: ignore[attr-defined]
-        processor.tokenizer.padding_side = "left"  # type: ignore[attr-defined]
         if processor.tokenizer.pad_token is None:  # type: ignore[attr-defined]
             processor.tokenizer.pad_token = processor.tokenizer.eos_token  # type: ignore[attr-defined]
 
     def prompt(self, sample: Sample, images: int) -> str:
-        question = sample.question or ""
         if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-            text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-            )
-            return text
+            return super().prompt(sample, images)
         pictures = "\n".join([self.image_token] * images)
-        return f"USER: {pictures}\n{question} ASSISTANT:"
+        return f"USER: {pictures}\n{sample.question or ''} ASSISTANT:"
 
-    def tokenise(self, prompts: list[str], pictures: list[Image]) -> Mapping[str, torch.Tensor]:
-        begin = self.tokenizer.bos_token  # type: ignore[attr-defined]
+    def tokenise(
+        self, prompts: list[str], pictures: list[Image]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
+        begin = self.tokenizer.bos_token
         templated = bool(begin) and all(p.startswith(begin) for p in prompts)
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=prompts, images=pictures, padding=True, add_special_tokens=not templated, return_tensors="pt"
         )
-        return inputs
+        crops = [
+            (Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),)
+            for pixels, picture in zip(inputs["pixel_values"], pictures, strict=True)
+        ]
+        return inputs["input_ids"], inputs["attention_mask"], crops
 
-    def shrink(self, pictures: Sequence[Image], grid: tuple[int, int]) -> torch.Tensor:
+    def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         preprocess = self.processor.image_processor  # type: ignore[attr-defined]
         share = grid[0] / self.shape.grid[0]
         sizes = {}
         for name in ("size", "crop_size"):
             if size := getattr(preprocess, name, None):
                 sizes[name] = {k: round(v * share) for k, v in dict(size).items() if v is not None}
-        pixels: torch.Tensor = preprocess(list(pictures), return_tensors="pt", **sizes)["pixel_values"]
+        pixels: torch.Tensor = preprocess([crop.picture], return_tensors="pt", **sizes)["pixel_values"][0]
         wanted = (grid[0] * self._patch, grid[1] * self._patch)
         if tuple(pixels.shape[-2:]) != wanted:
             raise UserError(f"The processor made pictures of {tuple(pixels.shape[-2:])} where {wanted} were asked for.")
         return pixels
 
-    def covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Every step of the processor is about the centre; its rounding to whole pixels is left out."""
+    def _covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What lies under the grid: every step of the processor is about the centre, its rounding left out."""
         steps = self.processor.image_processor  # type: ignore[attr-defined]
         wide, high = (max(size), max(size)) if getattr(steps, "do_pad", False) else size
         if getattr(steps, "do_center_crop", False):
@@ -121,15 +122,16 @@ class Llava(VisionLanguageModel):
         x, y = size[0] / 2, size[1] / 2
         return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
 
-    def see(self, pixels: torch.Tensor, *, resized: bool) -> torch.Tensor:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> list[torch.Tensor]:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
         chosen = self.model.config.vision_feature_layer  # type: ignore[union-attr]
         layers = [chosen] if isinstance(chosen, int) else list(chosen)  # type: ignore[arg-type]
         kind: torch.dtype = self.model.dtype  # type: ignore[assignment]
+        pixels = torch.stack([crop.pixels for crop in crops]).to(kind)
         out = self.model.model.vision_tower(  # type: ignore[operator,union-attr]
-            pixels.to(kind), output_hidden_states=layers, return_dict=True, **extra
+            pixels, output_hidden_states=layers, return_dict=True, **extra
         )
-        return torch.cat([out.hidden_states[layer] for layer in layers], -1)
+        return list(torch.cat([out.hidden_states[layer] for layer in layers], -1))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.model.model.multi_modal_projector(features)  # type: ignore[operator,union-attr]
@@ -145,30 +147,3 @@ class Llava(VisionLanguageModel):
     def blocks(self) -> list[Block]:
         layers = self.model.model.vision_tower.encoder.layers  # type: ignore[union-attr]
         return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in layers]  # type: ignore[union-attr]
-
-    @property
-    def text_model(self) -> nn.Module:
-        found = self.model.model.language_model  # type: ignore[union-attr]
-        assert isinstance(found, nn.Module)
-        return found
-
-    @property
-    def image_token(self) -> str:
-        return str(self.processor.image_token)  # type: ignore[attr-defined]
-
-    @property
-    def placeholder(self) -> int:
-        return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
-
-    @property
-    def tokenizer(self) -> object:
-        found: object = self.processor.tokenizer  # type: ignore[attr-defined]
-        return found
-
-
-def _slides(text: PretrainedConfig) -> bool:
-    """Does any LLM layer attend in a sliding window? Its cache forgets tokens, which cuts between layers rely on."""
-    kinds = getattr(text, "layer_types", None)
-    if kinds:
-        return any(kind != "full_attention" for kind in kinds)
-    return bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)

@@ -70,9 +70,9 @@ def joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def tower_signals(
-    blocks: Sequence[Block], reads: Collection[str], found: dict[str, torch.Tensor], *, class_token: bool
+    blocks: Sequence[Block], reads: Collection[str], found: dict[str, Sequence[torch.Tensor]], *, class_token: bool
 ) -> Iterator[None]:
-    """Catch the signals of vision layers in `found`, [images, ...] each, while the tower runs once."""
+    """Catch the signals of vision layers in `found`, a tensor per image, while the tower runs once."""
     with ExitStack() as stack:
         for name in sorted(reads):
             if kind(name) in TOWER:
@@ -81,7 +81,7 @@ def tower_signals(
         yield
 
 
-def _tower_listener(name: str, found: dict[str, torch.Tensor], first: int) -> Listener:
+def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: int) -> Listener:
     """`first` is the first patch of a row: 1 behind a class token."""
     read: Mapping[str, Callable[[Seen], torch.Tensor]] = {
         "class_attention": lambda seen: seen.rows([0])[:, :, 0, first:],
@@ -91,7 +91,7 @@ def _tower_listener(name: str, found: dict[str, torch.Tensor], first: int) -> Li
     }
 
     def see(seen: Seen) -> None:
-        found[name] = read[kind(name)](seen)
+        found[name] = read[kind(name)](seen).unbind()
 
     return see
 

@@ -119,12 +119,13 @@ def tap(attention: nn.Module, listener: Listener) -> Iterator[None]:
 
     def listen(
         kernel: Kernel, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-        mask: torch.Tensor | None, **kwargs: object,
+        attention_mask: torch.Tensor | None, **kwargs: object,
     ) -> object:  # fmt: skip
-        out = kernel(module, query, key, value, mask, **kwargs)
+        out = kernel(module, query, key, value, attention_mask, **kwargs)
         scale, causal = kwargs.get("scaling"), bool(getattr(module, "is_causal", False))
         width = query.shape[-1] ** -0.5
-        listener(Seen(query, key, mask, float(scale) if isinstance(scale, int | float) else width, causal=causal))
+        by = float(scale) if isinstance(scale, int | float) else width
+        listener(Seen(query, key, attention_mask, by, causal=causal))
         return out
 
     with wrap(attention, listen):

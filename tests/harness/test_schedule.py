@@ -1,8 +1,10 @@
 """What a budget means for a method, under the three conventions."""
 
+from dataclasses import replace
+
 import pytest
 from toksweep.harness.contracts import Budget, ModelShape, Refusal, Stage
-from toksweep.harness.schedule import lay_out, resolve, untouched
+from toksweep.harness.schedule import cuts, lay_out, resolve, untouched
 
 SHAPE = ModelShape("llava", tokens=576, grid=(24, 24), vision_layers=24, llm_layers=32, class_token=True)
 
@@ -126,3 +128,47 @@ def test_what_goes_into_the_projector_is_not_cut_after_what_comes_out():
     with pytest.raises(Refusal, match="goes into the projector after"):
         lay_out((Stage("projector", 200), Stage("projector", 100, features=True)), SHAPE)
     assert lay_out((Stage("projector", 200, features=True), Stage("projector", 100)), SHAPE).entering == 100
+
+
+NATIVE = replace(SHAPE, varies=True)
+
+
+def test_a_picture_of_another_grid_has_a_schedule_of_its_own():
+    quarter = resolve(Pruner(), Budget.parse("25%"), "mean", NATIVE, merges=False)
+    assert quarter.of((24, 24)) is quarter
+    assert (quarter.of((10, 8)).full, quarter.of((10, 8)).entering) == (80, 20)
+    assert quarter.of((10, 8)) is quarter.of((10, 8))
+    assert untouched(NATIVE).of((10, 8)) == untouched(NATIVE.at((10, 8)))
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_count_that_a_small_picture_does_not_have_means_all_of_it(merges):
+    schedule = resolve(Pruner(), Budget.parse(64), "mean", NATIVE, merges=merges)
+    assert [schedule.of(grid).entering for grid in ((24, 24), (6, 6))] == [64, 36]
+    assert bool(schedule.of((6, 6)).stages) != merges
+    assert bool(schedule.of((6, 6)).of((9, 9)).stages)
+
+
+def test_where_counts_are_equal_a_count_above_them_is_refused():
+    with pytest.raises(Refusal, match="above the full count of 576"):
+        resolve(Pruner(), Budget.parse(600), "mean", SHAPE, merges=False)
+
+
+def test_the_cuts_of_a_batch_are_met_in_order_and_passed_by_where_an_image_has_none():
+    early, late = Stage("projector", 9), Stage("decoder", 4, layer=3)
+    first, second = lay_out((early, late), SHAPE), lay_out((replace(late, keep=5),), SHAPE)
+    found = [cut.stages for cut in cuts([first, second, untouched(SHAPE)])]
+    assert found == [{0: early}, {0: late, 1: replace(late, keep=5)}]
+
+
+def test_a_method_that_reads_otherwise_of_another_picture_is_refused():
+    schedules = [lay_out((Stage("projector", 9, reads=reads),), SHAPE) for reads in ((), ("features",))]
+    with pytest.raises(Refusal, match="reads other signals"):
+        cuts(schedules)
+
+
+class Pruner:
+    """Keeps what it is asked for, in front of the LLM."""
+
+    def stages(self, keep, shape):
+        return (Stage("projector", keep),)

@@ -41,11 +41,11 @@ def test_a_smaller_picture_is_a_mean_of_the_patches_below_it():
 
 
 def test_what_is_left_follows_every_cut_by_weight():
-    calls = Calls(Script(), [ImageName("s", 0)], (2, 2), seed=0, kind="exact", device=torch.device("cpu"))
+    calls = Calls(Script(), [ImageName("s", 0)], [(2, 2)], seed=0, kind="exact", device=torch.device("cpu"))
     tokens = torch.zeros(1, 4, 1)
     calls.reduce(Stage("projector", 3), [(0,)], tokens, {})
     calls.reduce(Stage("decoder", 1, layer=1), [(0,)], tokens[:, :3], {})
-    ((entering, last),) = calls.left([0], (2, 2))
+    ((entering, last),) = calls.left([0])
     assert entering.tolist() == [0.5, 0.5, 1.0, 1.0]
     assert last.tolist() == [0.0, 0.0, 1.0, 0.0]
 
@@ -56,9 +56,9 @@ def test_evidence_that_merges_across_pictures_is_left_in_part_in_each():
             return Reduction.merge(torch.tensor([[0, 1, 0, 2]]))
 
     names = [ImageName("s", 0), ImageName("s", 1)]
-    calls = Calls(AcrossFrames(), names, (1, 2), seed=0, kind="adaptive", device=torch.device("cpu"))
+    calls = Calls(AcrossFrames(), names, [(1, 2)] * 2, seed=0, kind="adaptive", device=torch.device("cpu"))
     calls.reduce(Stage("projector", 2, joint=True), [(0, 1)], torch.zeros(1, 4, 1), {})
-    (first, _), (second, _) = calls.left([0, 1], (1, 2))
+    (first, _), (second, _) = calls.left([0, 1])
     assert first.tolist() == [0.5, 1.0]
     assert second.tolist() == [0.5, 1.0]
 

@@ -38,39 +38,51 @@ def llava_config(
 
 
 def llava_model(config, seed: int = 0):
+    """A LLaVA with random weights."""
+    from transformers import LlavaForConditionalGeneration
+
+    return random_model(LlavaForConditionalGeneration, config, seed)
+
+
+def random_model(architecture, config, seed: int = 0, *, specials: int = len(SPECIAL)):
     """A model with random weights that never says a special token, so that answers have words."""
     import torch
-    from transformers import LlavaForConditionalGeneration
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
+        model = architecture(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(0, parameter.shape[-1] ** -0.5)
-            model.lm_head.weight[: len(SPECIAL)] = 0
+            model.lm_head.weight[:specials] = 0
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
     return model.eval()
 
 
-def processor(grid: int = 4):
-    """A word-level tokenizer and CLIP's preprocessing."""
+def tokenizer(words=WORDS, special=None):
+    """One token per word, the begin token in front; `special` names the special tokens of a processor."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=special or {"image_token": "<image>"},
     )  # fmt: skip
+
+
+def processor(grid: int = 4):
+    """A word-level tokenizer and CLIP's preprocessing."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
     side = 8 * grid
     pictures = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return LlavaProcessor(
-        image_processor=pictures, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        image_processor=pictures, tokenizer=tokenizer(), patch_size=8, vision_feature_select_strategy="default",
         image_token="<image>", num_additional_image_tokens=1,
     )  # fmt: skip
 

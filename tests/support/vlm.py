@@ -26,12 +26,29 @@ LONG = sample("long", "how many dogs are there on the left of a red ball?")
 
 
 def batch(model, *, order=(0, 1)):
-    """Two samples of different prompts and different numbers of pictures."""
-    both = [(SHORT, [tiny.picture(0)]), (LONG, [tiny.picture(1), tiny.picture(2, (40, 60))])]
+    """Two samples of different prompts and different numbers of pictures; where counts vary, they differ too."""
+    tall = (40, 60)
+    second = tiny.picture(1, tall) if model.shape.varies else tiny.picture(1)
+    both = [(SHORT, [tiny.picture(0)]), (LONG, [second, tiny.picture(2, tall)])]
     return model.prepare([both[i][0] for i in order], [both[i][1] for i in order])
 
 
-def cell(model, name: str, budget: str | int = 9, convention: str = "mean", **parameters):
+def pixels(batch):
+    """What a model whose images are all of one size is given, [images, 3, height, width]."""
+    return torch.stack([crop.pixels for crop in batch.crops])
+
+
+def native(model, batch):
+    """What a model's own call is given for the pictures of a batch."""
+    if not model.shape.varies:
+        return {"pixel_values": pixels(batch)}
+    grids = torch.tensor([(1, 2 * rows, 2 * columns) for rows, columns in (crop.grid for crop in batch.crops)])
+    kinds = (batch.input_ids == model.placeholder).int()
+    patches = torch.cat([crop.pixels for crop in batch.crops])
+    return {"pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+
+
+def cell(model, name: str, budget: str | int = "56%", convention: str = "mean", **parameters):
     """Compressor, schedule and budget kind of a registered method."""
     if name == "none":
         return None, untouched(model.shape), "exact"
@@ -47,23 +64,18 @@ def reads(schedule):
     return frozenset(name for stage in schedule.stages if stage.place == "projector" for name in stage.reads)
 
 
-def keeps_its_promise(answer, images, schedule, kind) -> bool:
-    """Tokens at every layer are what a schedule says of so many pictures, or fewer, as the kind of budget allows."""
-    promised = [images * n for n in schedule.layers]
+def keeps_its_promise(answer, schedule, kind) -> bool:
+    """Tokens at every layer are what the images' schedules say, or fewer, as the kind of budget allows."""
+    promised = [sum(seen) for seen in zip(*(schedule.of(grid).layers for grid in answer.grids), strict=True)]
     if kind == "exact":
         return list(answer.visual_tokens) == promised
     return kind == "adaptive" or all(got <= n for got, n in zip(answer.visual_tokens, promised, strict=True))
 
 
-def able(model) -> list[str]:
-    """Compressors that read nothing which the model has not."""
-    able = []
-    for entry in registry("methods"):
-        needs = entry.meta.get("needs", ())
-        clip = any(need.startswith("clip_") for need in needs) and model.text_encoder is None
-        if entry.kind == "compressor" and not clip and not model.info.lacking(entry.meta["places"], needs):
-            able.append(entry.name)
-    return able
+def able(info, *, clip: bool = False) -> list[str]:
+    """Compressors that act and read where a family lets them; `clip` says that a text encoder is at hand."""
+    found = [e for e in ENTRIES if not info.lacking(e.meta["places"], e.meta["needs"])]
+    return [e.name for e in found if clip or not any(need.startswith("clip_") for need in e.meta["needs"])]
 
 
 class Recorder:

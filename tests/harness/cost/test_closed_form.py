@@ -10,8 +10,8 @@ from toksweep.harness.cost.closed_form import (
     flops_to_first_token,
     kv_bytes,
     prefill_flops,
-    tower_tokens,
 )
+from toksweep.harness.cost.towers import Tower
 from toksweep.harness.models.published import load_config
 from toksweep.harness.schedule import lay_out, untouched
 
@@ -48,7 +48,7 @@ def test_the_vision_tower_counts_patches_class_token_and_all_layers():
 
 def test_merging_inside_the_tower_lowers_the_mlp_of_its_layer_and_everything_behind_it():
     schedule = lay_out((Stage("encoder", 10, layer=0), Stage("encoder", 6, layer=1)), SHAPE)
-    assert tower_tokens(small_config(), schedule) == [(17, 11), (11, 7), (7, 7)]
+    assert Tower.of(small_config()).tokens(schedule) == [(17, 11), (11, 7), (7, 7)]
     found = closed_form(small_config(), schedule, 5)
     embed = 2 * 16 * (3 * 7 * 7) * 24
     attention = sum(8 * n * 24 * 24 + 4 * n * n * 24 for n in (17, 11, 7))

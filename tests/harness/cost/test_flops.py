@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_llava import SHAPE, small_config, small_siglip_config
 from toksweep.harness.contracts import Budget, ModelShape, Reduction, Refusal, Stage
-from toksweep.harness.cost import flops as flops_module
 from toksweep.harness.cost.closed_form import closed_form
 from toksweep.harness.cost.compressor import selector_flops
 from toksweep.harness.cost.flops import FlopCounter, FlopsMismatchError
+from toksweep.harness.cost.towers import Tower
 from toksweep.harness.models.published import load_config
 from toksweep.harness.models.signals import READABLE, TOWER
 from toksweep.harness.registry import registry
@@ -124,8 +124,8 @@ def test_every_signal_that_a_family_serves_costs_by_formula_what_the_functions_s
 
 
 def test_a_gap_above_two_percent_is_an_error(small, monkeypatch):
-    true = flops_module.closed.vision_layers
-    monkeypatch.setattr(flops_module.closed, "vision_layers", lambda *a: [round(1.03 * n) for n in true(*a)])
+    true = Tower.layers
+    monkeypatch.setattr(Tower, "layers", lambda *a: [round(1.03 * n) for n in true(*a)])
     with pytest.raises(FlopsMismatchError, match="vision"):
         small.count(untouched(SHAPE), 5)
 

@@ -1,4 +1,4 @@
-"""A tiny LLaVA under both attention kernels that a CPU has."""
+"""A tiny LLaVA under both attention kernels that a CPU has, and tiny models of every family."""
 
 import pytest
 
@@ -8,3 +8,15 @@ def llava(request, llava_folder, clip_folder):
     from toksweep.harness.models import open_model
 
     return open_model(str(llava_folder), attention=request.param, text_encoder=str(clip_folder))
+
+
+@pytest.fixture(scope="session")
+def model(request, llava_folder, clip_folder, tmp_path_factory):
+    """Of the family and under the attention kernel that a test names."""
+    import families
+    from toksweep.harness.models import open_model
+
+    family, kernel = request.param
+    if family == "llava":
+        return open_model(str(llava_folder), attention=kernel, text_encoder=str(clip_folder))
+    return open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention=kernel)

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import families
 import pytest
 import torch
 import vlm
-from toksweep.harness.contracts import Reduction, Refusal, Stage
+from toksweep.harness.contracts import Budget, Reduction, Refusal, Stage
 from toksweep.harness.models.calls import BrokenPromiseError
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, untouched
@@ -14,103 +15,123 @@ ALL = ["none", *vlm.COMPRESSORS]
 
 
 def each(names):
-    """Every method under SDPA; under eager attention those that act inside the LLM, and one for each other place."""
-    others = {"none", "downsample", "tome", "divprune"}
-    inside = {"decoder", "attention"}
-    eager = [n for n in names if n in others or inside & {*registry("methods").get(n).meta.get("places", ())}]
-    both = [("sdpa", n) for n in names] + [("eager", n) for n in eager]
-    return pytest.mark.parametrize(("llava", "name"), both, indirect=["llava"])
+    """Every method that a family serves, under SDPA; under eager attention those that act inside the LLM and one for
+    each other place, in families beside LLaVA one."""
+    found = []
+    for family in ("llava", *families.FAMILIES):
+        served = ["none", *vlm.able(families.info(family)[1], clip=family == "llava")]
+        here = [name for name in names if name in served]
+        found += [((family, "sdpa"), name) for name in here]
+        found += [((family, "eager"), name) for name in here if _under_eager(family, name)]
+    ids = ["-".join((*kind, name)) for kind, name in found]
+    return pytest.mark.parametrize(("model", "name"), found, indirect=["model"], ids=ids)
 
 
-def run(model, batch, name, budget=9, **options):
+def _under_eager(family, name):
+    if family != "llava":
+        return name == "fastv"
+    inside = {"decoder", "attention"} & {*registry("methods").get(name).meta.get("places", ())}
+    return bool(inside) or name in ("none", "downsample", "tome", "divprune")
+
+
+every_family = pytest.mark.parametrize(
+    "model", [(family, kernel) for family in ("llava", *families.FAMILIES) for kernel in ("sdpa", "eager")],
+    indirect=True, ids="-".join,
+)  # fmt: skip
+
+
+def run(model, batch, name, budget="56%", **options):
     method, schedule, kind = vlm.cell(model, name, budget)
     state = model.prefill(batch, None, method, schedule, seed=0, budget_kind=kind, **options)
     return state, schedule
 
 
 @each(vlm.SELECTORS)
-def test_a_selector_at_the_full_budget_is_called_and_leaves_the_logits_bit_for_bit(llava, name):
-    batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name, "100%")
+def test_a_selector_at_the_full_budget_is_called_and_leaves_the_logits_bit_for_bit(model, name):
+    batch = vlm.batch(model)
+    method, schedule, kind = vlm.cell(model, name, "100%")
     recorder = vlm.Recorder(method)
-    whole, _ = run(llava, batch, "none")
-    state = llava.prefill(batch, None, recorder, schedule, seed=0, budget_kind=kind)
+    whole, _ = run(model, batch, "none")
+    state = model.prefill(batch, None, recorder, schedule, seed=0, budget_kind=kind)
     assert recorder.made
-    assert all(r.is_selection and r.counts.remainder(16).eq(0).all() for r in recorder.made)
+    assert all(r.is_selection and r.counts.eq(r.sources).all() for r in recorder.made)
     assert torch.equal(state.logits, whole.logits)
     for _ in range(3):
-        state, whole = llava.decode_step(state), llava.decode_step(whole)
+        state, whole = model.decode_step(state), model.decode_step(whole)
         assert torch.equal(state.logits, whole.logits)
 
 
 @each(vlm.MERGERS)
-def test_a_merging_method_is_bypassed_at_the_full_budget(llava, name):
-    assert vlm.cell(llava, name, 16)[1] == untouched(llava.shape)
+def test_a_merging_method_is_bypassed_at_the_full_budget(model, name):
+    assert vlm.cell(model, name, "100%")[1] == untouched(model.shape)
 
 
-@pytest.mark.parametrize("budget", [5, 9, 14])
+@pytest.mark.parametrize("budget", ["31%", "56%", "88%"])
 @each(ALL)
-def test_tokens_at_every_layer_and_in_the_cache_are_as_declared(llava, name, budget):
-    batch = vlm.batch(llava)
+def test_tokens_at_every_layer_and_in_the_cache_are_as_declared(model, name, budget):
+    batch = vlm.batch(model)
     try:
-        method, schedule, kind = vlm.cell(llava, name, budget)
+        method, schedule, kind = vlm.cell(model, name, budget)
     except Refusal as reason:
         pytest.skip(str(reason))
-    answers = llava.answer(batch, None, method, schedule, seed=0, max_new_tokens=2, budget_kind=kind)
-    for answer, images in zip(answers, (1, 2), strict=True):
-        assert vlm.keeps_its_promise(answer, images, schedule, kind)
+    answers = model.answer(batch, None, method, schedule, seed=0, max_new_tokens=2, budget_kind=kind)
+    for row, answer in enumerate(answers):
+        grids = [batch.crops[image].grid for image in batch.images_of(row)]
+        assert list(answer.grids) == grids
+        assert vlm.keeps_its_promise(answer, schedule, kind)
         assert answer.kv_tokens == answer.visual_tokens
-        assert answer.tokens_full == images * 16
-        assert schedule.mean <= (16 if name == "none" else budget)
+        assert answer.tokens_full == sum(rows * columns for rows, columns in grids)
+        for grid in grids if name != "none" else ():
+            assert schedule.of(grid).mean <= Budget.parse(budget).tokens(grid[0] * grid[1])
 
 
 @each(ALL)
-def test_a_batch_equals_its_samples_one_by_one(llava, name):
-    batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name)
+def test_a_batch_equals_its_samples_one_by_one(model, name):
+    batch = vlm.batch(model)
+    method, schedule, kind = vlm.cell(model, name)
     options = {"seed": 0, "budget_kind": kind}
-    encoded = llava.encode(batch, vlm.reads(schedule))
-    together = llava.answer(batch, encoded, method, schedule, max_new_tokens=4, **options)
-    logits = llava.prefill(batch, encoded, method, schedule, **options).logits
+    encoded = model.encode(batch, vlm.reads(schedule))
+    together = model.answer(batch, encoded, method, schedule, max_new_tokens=4, **options)
+    logits = model.prefill(batch, encoded, method, schedule, **options).logits
     for row in range(2):
-        one, shared = llava.single(batch, encoded, row)
-        assert llava.answer(one, shared, method, schedule, max_new_tokens=4, **options) == [together[row]]
-        alone = llava.prefill(one, None, method, schedule, **options).logits
+        one, shared = model.single(batch, encoded, row)
+        assert model.answer(one, shared, method, schedule, max_new_tokens=4, **options) == [together[row]]
+        alone = model.prefill(one, None, method, schedule, **options).logits
         assert torch.allclose(alone[0], logits[row], rtol=0, atol=1e-5)
 
 
 @each(ALL)
-def test_the_order_of_samples_changes_nothing(llava, name):
-    method, schedule, kind = vlm.cell(llava, name)
+def test_the_order_of_samples_changes_nothing(model, name):
+    method, schedule, kind = vlm.cell(model, name)
     options = {"seed": 3, "max_new_tokens": 3, "budget_kind": kind}
-    forward = llava.answer(vlm.batch(llava), None, method, schedule, **options)
-    backward = llava.answer(vlm.batch(llava, order=(1, 0)), None, method, schedule, **options)
+    forward = model.answer(vlm.batch(model), None, method, schedule, **options)
+    backward = model.answer(vlm.batch(model, order=(1, 0)), None, method, schedule, **options)
     assert forward == backward[::-1]
 
 
 @each(ALL)
-def test_cached_decoding_equals_recomputation_with_the_selection_held(llava, name):
-    batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name)
+def test_cached_decoding_equals_recomputation_with_the_selection_held(model, name):
+    batch = vlm.batch(model)
+    method, schedule, kind = vlm.cell(model, name)
     recorder = vlm.Recorder(method) if method else None
-    state = llava.prefill(batch, None, recorder, schedule, seed=0, budget_kind=kind)
+    state = model.prefill(batch, None, recorder, schedule, seed=0, budget_kind=kind)
     written = torch.zeros(2, 0, dtype=torch.long)
     for _ in range(4):
         token = state.logits.argmax(-1)
         written = torch.cat([written, token[:, None]], 1)
-        state = llava.decode_step(state, token)
+        state = model.decode_step(state, token)
         repeater = vlm.Repeater(recorder.made) if recorder else None
-        again = llava.prefill(vlm.longer(batch, written), None, repeater, schedule, seed=0, budget_kind=kind)
+        again = model.prefill(vlm.longer(batch, written), None, repeater, schedule, seed=0, budget_kind=kind)
         assert torch.allclose(state.logits, again.logits, rtol=0, atol=1e-5)
 
 
 @each(ALL)
-def test_a_shared_encoding_gives_the_same_answers(llava, name):
-    batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name)
-    encoded = llava.encode(batch, vlm.reads(schedule))
+def test_a_shared_encoding_gives_the_same_answers(model, name):
+    batch = vlm.batch(model)
+    method, schedule, kind = vlm.cell(model, name)
+    encoded = model.encode(batch, vlm.reads(schedule))
     options = {"seed": 0, "max_new_tokens": 3, "budget_kind": kind}
-    assert llava.answer(batch, encoded, method, schedule, **options) == llava.answer(
+    assert model.answer(batch, encoded, method, schedule, **options) == model.answer(
         batch, None, method, schedule, **options
     )
 
@@ -125,14 +146,14 @@ def attributes(model):
 
 
 @each(vlm.COMPRESSORS)
-def test_leaving_gives_back_bit_identical_outputs_and_nothing_remains(llava, name):
-    batch = vlm.batch(llava)
-    before, _ = run(llava, batch, "none")
-    found = attributes(llava)
-    state, _ = run(llava, batch, name)
-    llava.decode_step(state)
-    assert attributes(llava) == found
-    assert torch.equal(run(llava, batch, "none")[0].logits, before.logits)
+def test_leaving_gives_back_bit_identical_outputs_and_nothing_remains(model, name):
+    batch = vlm.batch(model)
+    before, _ = run(model, batch, "none")
+    found = attributes(model)
+    state, _ = run(model, batch, name)
+    model.decode_step(state)
+    assert attributes(model) == found
+    assert torch.equal(run(model, batch, "none")[0].logits, before.logits)
 
 
 class Failing:
@@ -146,25 +167,26 @@ class Failing:
 
 
 @each(vlm.COMPRESSORS)
-def test_nothing_remains_after_a_method_that_raises(llava, name):
+def test_nothing_remains_after_a_method_that_raises(model, name):
     if name == "downsample":
         pytest.skip("a pixel stage calls no code of the method while the model runs")
-    batch = vlm.batch(llava)
-    before, _ = run(llava, batch, "none")
-    found = attributes(llava)
-    method, schedule, kind = vlm.cell(llava, name)
+    batch = vlm.batch(model)
+    before, _ = run(model, batch, "none")
+    found = attributes(model)
+    method, schedule, kind = vlm.cell(model, name)
     with pytest.raises(RuntimeError, match="a bug in a method"):
-        llava.prefill(batch, None, Failing(method), schedule, seed=0, budget_kind=kind)
-    assert attributes(llava) == found
-    assert torch.equal(run(llava, batch, "none")[0].logits, before.logits)
+        model.prefill(batch, None, Failing(method), schedule, seed=0, budget_kind=kind)
+    assert attributes(model) == found
+    assert torch.equal(run(model, batch, "none")[0].logits, before.logits)
 
 
-def test_untouched_answers_equal_those_of_generate(llava):
-    batch = vlm.batch(llava)
-    ours = llava.answer(batch, None, None, untouched(llava.shape), seed=0, max_new_tokens=6)
-    theirs = llava.model.generate(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixels,
-        max_new_tokens=6, do_sample=False,
+@every_family
+def test_untouched_answers_equal_those_of_generate(model):
+    batch = vlm.batch(model)
+    ours = model.answer(batch, None, None, untouched(model.shape), seed=0, max_new_tokens=6)
+    theirs = model.model.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **vlm.native(model, batch), max_new_tokens=6,
+        do_sample=False,
     )  # fmt: skip
     for row, answer in enumerate(ours):
         assert theirs[row, batch.input_ids.shape[1] :].tolist() == list(answer.token_ids)
@@ -182,11 +204,11 @@ def test_an_answer_ends_before_its_end_token(llava, monkeypatch):
 
 
 @each(vlm.COMPRESSORS)
-def test_only_seeds_of_stochastic_methods_change_anything(llava, name):
-    batch = vlm.batch(llava)
-    method, schedule, kind = vlm.cell(llava, name)
+def test_only_seeds_of_stochastic_methods_change_anything(model, name):
+    batch = vlm.batch(model)
+    method, schedule, kind = vlm.cell(model, name)
     kept = [
-        llava.answer(batch, None, method, schedule, seed=s, max_new_tokens=1, budget_kind=kind)[1].kept_indices
+        model.answer(batch, None, method, schedule, seed=s, max_new_tokens=1, budget_kind=kind)[1].kept_indices
         for s in (0, 0, 1)
     ]
     assert kept[0] == kept[1]

@@ -37,7 +37,7 @@ def test_the_footprint_is_what_changes_when_the_region_is_painted(model, monkeyp
     sample = Sample("s", "s", (), "s", question="what?", regions=(Region(box),))
     before, after = (model.prepare([sample], [[picture]]) for picture in (plain, painted))
     deviation = torch.tensor(processor.image_std).view(3, 1, 1)
-    change = ((after.pixels - before.pixels)[0] * deviation).mean(0)
+    change = ((after.crops[0].pixels - before.crops[0].pixels) * deviation).mean(0)
     shares = torch.nn.functional.avg_pool2d(change[None], 8).flatten()
     assert shares.sum() > 0.3
     # the processor rounds to whole pixels, of which a patch has eight
@@ -46,4 +46,4 @@ def test_the_footprint_is_what_changes_when_the_region_is_painted(model, monkeyp
 
 def test_evidence_that_is_cropped_away_lies_in_no_patch(model):
     sample = Sample("s", "s", (), "s", question="what?", regions=(Region((0, 0, 20, 64)),))
-    assert model.prepare([sample], [[tiny.picture(0, (128, 64))]]).evidence.sum() == 0
+    assert model.prepare([sample], [[tiny.picture(0, (128, 64))]]).evidence[0].sum() == 0

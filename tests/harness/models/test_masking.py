@@ -8,7 +8,7 @@ import vlm
 from toksweep.harness.contracts import Reduction, Refusal, Stage, UserError
 from toksweep.harness.models.calls import BrokenPromiseError
 from toksweep.harness.models.cutter import Cutter
-from toksweep.harness.schedule import lay_out, untouched
+from toksweep.harness.schedule import cuts, lay_out, untouched
 
 CUTS = (Stage("decoder", 9, layer=2), Stage("decoder", 4, layer=3, reads=("last_attention",)), Stage("decoder", 0, 5))
 MASKING = tuple(replace(cut, masks=True) for cut in CUTS)
@@ -73,4 +73,4 @@ def test_what_cannot_be_masked_is_refused(llava, monkeypatch):
     span = llava.prefill(batch, None, None, untouched(llava.shape), seed=0).cutter.spans[0]
     monkeypatch.setattr(llava.text_model.config, "_attn_implementation_internal", "flash_attention_2")
     with pytest.raises(UserError, match="--attn sdpa"):
-        Cutter(llava.text_model, MASKING, None, span)
+        Cutter(llava.text_model, cuts([lay_out(MASKING, llava.shape)]), None, span)

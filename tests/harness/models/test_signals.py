@@ -55,7 +55,7 @@ def test_vision_layers_show_queries_keys_and_the_mean_of_all_rows(llava, eager, 
     batch = vlm.batch(llava)
     names = [f"{kind}@{layer}" for kind in ("received_attention", "class_query", "keys")]
     found = {k: torch.stack(v) for k, v in llava.encode(batch, frozenset(names)).signals.items()}
-    out = eager.model.model.vision_tower(batch.pixels, output_attentions=True, output_hidden_states=True)
+    out = eager.model.model.vision_tower(vlm.pixels(batch), output_attentions=True, output_hidden_states=True)
     maps = out.attentions[layer]
     close(found[names[0]], maps.mean(2)[:, :, 1:], 2e-6)
     query, key = found[names[1]], found[names[2]]
@@ -69,7 +69,7 @@ def test_a_tower_without_a_class_token_shows_the_mean_of_patches_rows(tmp_path):
     model, eager = open_model(str(folder)), open_model(str(folder), attention="eager")
     batch = vlm.batch(model)
     found = model.encode(batch, frozenset({"received_attention@-2"})).signals["received_attention@-2"]
-    maps = eager.model.model.vision_tower(batch.pixels, output_attentions=True).attentions
+    maps = eager.model.model.vision_tower(vlm.pixels(batch), output_attentions=True).attentions
     close(torch.stack(found), maps[-2].mean(2), 2e-6)
     assert "class_attention" not in model.info.signals
 
@@ -80,7 +80,7 @@ def test_a_view_at_the_projector_has_what_it_asked_for(llava):
     stage = Stage("projector", 4, reads=("features", "text_embeddings"))
     views, _ = watch(llava, batch, stage)
     assert [len(view.tokens) for view in views] == [1, 2]  # prompts of unequal lengths do not share a view
-    hidden = llava.model.model.vision_tower(batch.pixels, output_hidden_states=True).hidden_states[-2]
+    hidden = llava.model.model.vision_tower(vlm.pixels(batch), output_hidden_states=True).hidden_states[-2]
     close(torch.cat([view["features"] for view in views]), hidden[:, 1:])
     for row, view in enumerate(views):
         last = int((batch.input_ids[row] == llava.placeholder).nonzero()[-1, 0])
@@ -101,7 +101,7 @@ def test_rows_in_front_of_the_projector_pass_it_after_the_cut(llava):
 
     stages = (Stage("projector", 4, reads=("class_token",), features=True),)
     state = llava.prefill(batch, None, Means(), lay_out(stages, llava.shape), seed=0)
-    hidden = llava.model.model.vision_tower(batch.pixels, output_hidden_states=True).hidden_states[-2]
+    hidden = llava.model.model.vision_tower(vlm.pixels(batch), output_hidden_states=True).hidden_states[-2]
     rows = torch.cat([hidden[:, 1:], hidden[:, :1]], 1)
     merged = torch.stack([rows[:, [i for i in range(17) if i * 4 // 17 == g]].mean(1) for g in range(4)], 1)
     tokens = llava.model.model.multi_modal_projector(merged)
@@ -122,8 +122,8 @@ def test_rows_in_front_of_the_projector_pass_it_after_the_cut(llava):
 def whole(eager, one, layer):
     """Maps of the layers before and behind a cut, hidden states at the door and at the cut, and the picture's slots."""
     out = eager.model.model(
-        input_ids=one.input_ids, attention_mask=one.attention_mask, pixel_values=one.pixels, output_attentions=True,
-        output_hidden_states=True,
+        input_ids=one.input_ids, attention_mask=one.attention_mask, pixel_values=vlm.pixels(one),
+        output_attentions=True, output_hidden_states=True,
     )  # fmt: skip
     on = one.input_ids[0] == eager.placeholder
     return (
@@ -342,7 +342,7 @@ def test_patches_and_questions_meet_in_the_space_of_a_text_encoder(llava, clip_f
     found = llava.encode(batch, frozenset({"clip_patches", "clip_text"})).signals
     clip, tokenizer = CLIPModel.from_pretrained(clip_folder), CLIPProcessor.from_pretrained(clip_folder).tokenizer
     tower = llava.model.model.vision_tower
-    hidden = tower(batch.pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    hidden = tower(vlm.pixels(batch), output_hidden_states=True).hidden_states[-2][:, 1:]
     close(torch.stack(found["clip_patches"]), clip.visual_projection(tower.post_layernorm(hidden)))
     for row, image in ((0, 0), (1, 1), (1, 2)):
         ids = tokenizer(batch.questions[row])["input_ids"]

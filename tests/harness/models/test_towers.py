@@ -51,7 +51,7 @@ def merged(model, name, image, keep, shape):
     """Hidden states of every layer, and the patches that each row stands for behind the last merging one."""
     method = registry("methods").get(name).build()
     calls = Calls(
-        method, [ImageName(str(i), 0) for i in range(len(image))], shape.grid, seed=0, kind="exact",
+        method, [ImageName(str(i), 0) for i in range(len(image))], [shape.grid] * len(image), seed=0, kind="exact",
         device=torch.device("cpu"), shape=shape,
     )  # fmt: skip
     blocks = [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in model.encoder.layers]

@@ -1,0 +1,79 @@
+"""The vision pass: features of every image, the signals that methods read, and merging inside the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..schedule import Cut
+from .calls import Calls
+from .data import Batch, Crop, Encoded
+from .encoder import Merger
+from .signals import CLIP
+
+if TYPE_CHECKING:
+    from .base import VisionLanguageModel
+
+
+def encode(
+    model: VisionLanguageModel, batch: Batch, reads: frozenset[str], cuts: Sequence[Cut], calls: Calls | None
+) -> Encoded:
+    """Features and signals of a batch, with the cuts before and inside the tower.
+
+    Args:
+        calls: of the compressor that the cuts belong to.
+    """
+    inside = [cut.stage for cut in cuts if cut.stage.place == "encoder"]
+    class_index = 0 if model.shape.class_token else None
+    resized = any(cut.stage.place == "pixel" for cut in cuts)
+    crops = list(batch.crops)
+    if calls and resized:
+        crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
+    # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
+    alone = bool(inside) and calls is not None and calls.kind == "adaptive"
+    seen: list[torch.Tensor] = []
+    listed: dict[str, list[torch.Tensor]] = {}
+    for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
+        own = [crops[i] for i in images]
+        with ExitStack() as stack:
+            found = stack.enter_context(model.listening(reads, own))
+            if inside:
+                assert calls is not None
+                stack.enter_context(Merger(model.blocks, inside, calls, class_index, images).attached())
+            seen += model.see(own, resized=resized)
+        for name, values in found.items():
+            listed.setdefault(name, []).extend(values)
+    if "evidence" in reads:
+        if not any(bool(areas.any()) for areas in batch.evidence):
+            raise ValueError("the sample names no evidence, which this diagnostic method reads")
+        listed["evidence"] = list(batch.evidence)
+    first = int(class_index is not None)
+    features = tuple(rows[first:] for rows in seen)
+    signals = {name: tuple(values) for name, values in listed.items()}
+    signals |= _clip_signals(model, batch, reads, features)
+    return Encoded(features, tuple(rows[:1] for rows in seen) if first else (), model.project, signals)
+
+
+def _shrunk(model: VisionLanguageModel, crop: Crop, grid: tuple[int, int]) -> Crop:
+    if grid == crop.grid:
+        return crop
+    return replace(crop, pixels=model.shrink(crop, grid).to(crop.pixels.device), grid=grid)
+
+
+def _clip_signals(
+    model: VisionLanguageModel, batch: Batch, reads: frozenset[str], features: tuple[torch.Tensor, ...]
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    if not CLIP & reads:
+        return {}
+    encoder = model.needed_text_encoder()
+    found = {}
+    if "clip_patches" in reads:
+        found["clip_patches"] = tuple(encoder.patches(rows, model.tower_norm) for rows in features)
+    if "clip_text" in reads:
+        texts = [encoder.text(question) for question in batch.questions]
+        found["clip_text"] = tuple(texts[row] for row in batch.owner)
+    return found

@@ -1,0 +1,139 @@
+"""The family `qwen2_5_vl`: pictures at their own resolution, window attention in the tower, three rows of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..contracts import ModelShape, UserError
+from .base import VisionLanguageModel
+from .calls import Grid
+from .data import Crop, FamilyInfo
+from .encoder import Block
+from .kernels import slides
+from .packing import bypassed, unit_means
+from .signals import CLASS, CLIP, READABLE, TOWER
+from .taps import Seen, tap
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig
+
+NOMINAL = (24, 24)
+"""Rows and columns of visual tokens that plans and costs are made for: 576, as in LLaVA-1.5."""
+
+
+class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
+    """Qwen2.5-VL on pictures: the merger makes one visual token of 2 x 2 patches.
+
+    There is no class token. `received_attention` is, per token, the mean over its four patches of the tower's mean row,
+    in window layers of the rows of the same window, as HiPrune's authors do for Qwen. Positions are three numbers,
+    which kept tokens keep, as in the authors' versions of HiPrune and DUET-VLM for Qwen.
+    """
+
+    family = "qwen2_5_vl"
+    architecture = "Qwen2_5_VLForConditionalGeneration"
+
+    @staticmethod
+    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+        text = config.text_config
+        places = {"pixel", "projector"} | (set() if slides(text) else {"decoder"})
+        shape = ModelShape(
+            family="qwen2_5_vl", tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
+            vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers,
+        )  # fmt: skip
+        tower = frozenset({"received_attention"})
+        signals = (READABLE["projector"] - TOWER - CLASS - CLIP) | tower  # the tower's keys are of patches, not tokens
+        if "decoder" in places:
+            signals |= READABLE["decoder"]
+        return shape, FamilyInfo("qwen2_5_vl", frozenset(places), signals, tower)
+
+    def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
+        super().__init__(model, processor, shape, info, revision)
+        self._core: Any = model.model
+        self._merge = int(model.config.vision_config.spatial_merge_size)  # type: ignore[union-attr,arg-type]
+
+    def tokenise(
+        self, prompts: list[str], pictures: list[Image]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
+        inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
+            text=prompts, images=pictures, padding=True, return_tensors="pt"
+        )
+        grids = inputs["image_grid_thw"]
+        pixels = torch.split(inputs["pixel_values"], grids.prod(1).tolist())
+        crops = [
+            (Crop(own, (high // self._merge, wide // self._merge), picture, (0, 0, *picture.size)),)
+            for own, (_, high, wide), picture in zip(pixels, grids.tolist(), pictures, strict=True)
+        ]
+        return inputs["input_ids"], inputs["attention_mask"], crops
+
+    def shrink(self, crop: Crop, grid: Grid) -> torch.Tensor:
+        steps = self.processor.image_processor  # type: ignore[attr-defined]
+        side = steps.patch_size * self._merge
+        small = crop.picture.convert("RGB").resize((grid[1] * side, grid[0] * side), steps.resample)
+        pixels: torch.Tensor = steps([small], do_resize=False, return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+        merger = self._core.visual.merger
+        # The merger's rows go through it later, as far as they are kept; the tower puts them in order by itself.
+        with bypassed(merger, lambda patches: patches.reshape(-1, merger.hidden_size)):
+            out = self._core.get_image_features(
+                torch.cat([crop.pixels for crop in crops]), self._thw([crop.grid for crop in crops]), return_dict=True
+            )
+        features: Sequence[torch.Tensor] = out.pooler_output
+        return features
+
+    def _thw(self, grids: Sequence[Grid]) -> torch.Tensor:
+        sides = [(1, rows * self._merge, columns * self._merge) for rows, columns in grids]
+        return torch.tensor(sides, device=self.device)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self._core.visual.merger(features.reshape(-1, features.shape[-1] // self._merge**2))
+        return out
+
+    def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
+        position: torch.Tensor = self._core.get_rope_index(
+            ids, (ids == self.placeholder).int(), image_grid_thw=self._thw(grids), attention_mask=valid.long()
+        )[0]
+        return position
+
+    @contextmanager
+    def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
+        names = [name for name in reads if name.startswith("received_attention@")]
+        caught: dict[str, list[Seen]] = {name: [] for name in names}
+        found: dict[str, Sequence[torch.Tensor]] = {}
+        if names and str(self.model.config._attn_implementation).startswith("flash"):  # type: ignore[union-attr]
+            raise UserError(
+                "Flash attention sees all windows of a Qwen tower at once, and this method reads them apart: "
+                "add --attn sdpa."
+            )
+        with ExitStack() as stack:
+            for name in names:
+                attention = self._core.visual.blocks[int(name.partition("@")[2])].attn
+                stack.enter_context(tap(attention, caught[name].append))
+            yield found
+        for name in names:
+            found[name] = self._received(caught[name], [crop.grid for crop in crops])
+
+    def _received(self, windows: Sequence[Seen], grids: Sequence[Grid]) -> list[torch.Tensor]:
+        """[heads, tokens] of every image, from the calls of one layer, one per window or image."""
+        from transformers.vision_utils import get_vision_window_index
+
+        vision: Any = self._core.visual
+        # a window's rows count by their number, so that the mean is one over all rows of an image
+        rows = torch.cat([seen.mean_row(range(seen.length))[0] * seen.length for seen in windows], -1)
+        index, _ = get_vision_window_index(
+            self._thw(grids), self._merge, vision.config.window_size, vision.config.patch_size
+        )
+        units = unit_means(rows, self._merge**2)[:, torch.argsort(index)]
+        counts = [rows * columns for rows, columns in grids]
+        return [own / (own.shape[-1] * self._merge**2) for own in torch.split(units, counts, -1)]
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [Block(x, x.attn, x.norm2, x.mlp) for x in self._core.visual.blocks]

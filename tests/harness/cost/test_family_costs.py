@@ -1,0 +1,95 @@
+"""FLOPs of the families beside LLaVA: the closed form, the counter on the meta device, and what a real run spends."""
+
+import families
+import pytest
+import torch
+import vlm
+from toksweep.harness.contracts import Reduction, Stage
+from toksweep.harness.cost.closed_form import closed_form, flops_to_first_token
+from toksweep.harness.cost.compressor import selector_flops
+from toksweep.harness.cost.flops import FlopCounter
+from toksweep.harness.cost.towers import Tower
+from toksweep.harness.models import describe, open_model
+from toksweep.harness.models.published import load_config
+from toksweep.harness.schedule import lay_out, untouched
+from torch.utils.flop_counter import FlopCounterMode
+
+CUTS = {
+    "everything": (),
+    "pixel": (Stage("pixel", 4, grid=(2, 2)),),
+    "projector": (Stage("projector", 5, reads=("received_attention@0", "received_attention@-1")),),
+    "before the projector": (Stage("projector", 5, features=True),),
+    "decoder": (Stage("decoder", 7, layer=1), Stage("decoder", 2, layer=3, reads=("next_last_attention",))),
+}
+GRIDS = {"qwen2_5_vl": [(4, 4), (5, 3), (7, 10)], "internvl": [(4, 4)]}
+
+
+class First:
+    """Keeps the first tokens."""
+
+    def reduce(self, view, keep):
+        return Reduction.keep(torch.arange(keep)[None], view.tokens.shape[1])
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_the_counter_equals_the_closed_form_wherever_tokens_are_cut(family):
+    config, (shape, _) = families.FAMILIES[family][0](), families.info(family)
+    counter = FlopCounter(config)
+    for grid in GRIDS[family]:
+        for name, stages in CUTS.items():
+            schedule = lay_out(stages, shape.at(grid))
+            assert counter.count(schedule, 5, First()) == closed_form(config, schedule, 5), (grid, name)
+
+
+def test_a_qwen_of_seven_billion_costs_what_was_counted_for_it():
+    config = load_config("Qwen/Qwen2.5-VL-7B-Instruct")
+    shape = describe(config)[0].at((24, 32))
+    found = closed_form(config, untouched(shape), 32)
+    assert found.vision + found.projector == pytest.approx(4.170e12, rel=1e-3)
+    for kept, prefill in ((768, 1.070e13), (256, 3.792e12), (128, 2.098e12)):
+        assert sum(closed_form(config, lay_out((Stage("projector", kept),), shape), 32).per_layer) == pytest.approx(
+            prefill, rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("ref", ["Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf"])
+def test_the_counter_equals_the_closed_form_for_published_models(ref):
+    config = load_config(ref)
+    schedule = lay_out((Stage("decoder", 64, layer=2),), describe(config)[0])
+    assert FlopCounter(config).count(schedule, 64) == closed_form(config, schedule, 64)
+
+
+def test_windows_at_the_edge_are_smaller():
+    config, shape = families.qwen_config(), families.info("qwen2_5_vl")[0].at((5, 3))
+    schedule = untouched(shape)
+    assert sorted(Tower.of(config).segments(schedule, 0)) == [4, 8, 8, 8, 16, 16]
+    assert Tower.of(config).segments(schedule, 1) == [60]
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory):
+    # Eager, whose matrix products every version of the counter sees.
+    return {
+        family: open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention="eager")
+        for family in GRIDS
+    }
+
+
+ITERATING = {"centerclip", "holitom", "vqtoken"}
+"""Methods whose number of products depends on the values that they cluster."""
+SERVED = [(family, name) for family in GRIDS for name in ("none", *vlm.able(families.info(family)[1]))]
+
+
+@pytest.mark.parametrize(("family", "name"), SERVED)
+def test_a_first_token_costs_what_the_closed_form_says(eager, family, name):
+    model = eager[family]
+    batch = vlm.batch(model).of(1)
+    method, schedule, kind = vlm.cell(model, name)
+    with FlopCounterMode(display=False) as spent:
+        model.prefill(batch, None, method, schedule, seed=0, budget_kind=kind)
+    (answer,) = model.answer(batch, None, method, schedule, seed=0, max_new_tokens=1, budget_kind=kind)
+    config, about = model.model.config, {"images": answer.grids, "behind": answer.text_behind}
+    text = answer.text_tokens
+    selector = selector_flops(config, schedule, method, text_tokens=text, **about) if method else 0
+    expected = flops_to_first_token(config, schedule, text, answer.visual_tokens, selector=selector, **about)
+    assert spent.get_total_flops() == pytest.approx(expected, rel=0.02 if name in ITERATING else 0)

@@ -1,0 +1,119 @@
+"""Tiny checkpoints of the families beside LLaVA: real classes and processors, random weights, words as tokens.
+
+`tiny.py` has LLaVA's.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import tiny
+
+TEMPLATE = (
+    "{% for message in messages %}USER {% for part in message.content %}{% if part.type == 'image' %}"
+    "IMAGE"
+    "{% else %} {{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT :"
+)
+QWEN = {
+    "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+}  # fmt: skip
+INTERN = {
+    "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>", "start_image_token": "<img>",
+    "end_image_token": "</img>",
+}  # fmt: skip
+
+
+def words(special):
+    """A vocabulary, special tokens first."""
+    return (*tiny.SPECIAL[:4], *special.values(), *tiny.WORDS[len(tiny.SPECIAL) :])
+
+
+def text_sizes(special):
+    return {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": len(words(special)), "max_position_embeddings": 512,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def qwen_config():
+    """Windows of 2 x 2 visual tokens of 8 x 8 pixels, whole attention in two of four layers."""
+    from transformers import Qwen2_5_VLConfig
+
+    vision = {
+        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4, "window_size": 16,
+        "out_hidden_size": 64, "fullatt_block_indexes": [1, 3],
+    }  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    ids = {name: words(QWEN).index(token) for name, token in QWEN.items()}
+    return Qwen2_5_VLConfig(
+        vision_config=vision, text_config=text_sizes(QWEN) | {"rope_parameters": rope},
+        image_token_id=ids["image_token"], video_token_id=ids["video_token"],
+        vision_start_token_id=ids["vision_bos_token"], vision_end_token_id=ids["vision_eos_token"],
+    )  # fmt: skip
+
+
+def qwen_processor():
+    """Of pictures of at most 20 visual tokens."""
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    sizes = {"patch_size": 4, "size": {"shortest_edge": 8 * 64, "longest_edge": 20 * 64}}
+    template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    return Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**sizes), tiny.tokenizer(words(QWEN), QWEN), Qwen2VLVideoProcessor(**sizes),
+        chat_template=template,
+    )  # fmt: skip
+
+
+def intern_config():
+    """Tiles of 4 x 4 visual tokens of 8 x 8 pixels."""
+    from transformers import InternVLConfig
+
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4,
+        "image_size": [32, 32], "patch_size": [4, 4],
+    }  # fmt: skip
+    return InternVLConfig(
+        vision_config=vision, text_config=text_sizes(INTERN) | {"model_type": "qwen2"}, image_seq_length=16,
+        image_token_id=words(INTERN).index("<IMG_CONTEXT>"), tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def intern_processor():
+    """A tall or wide picture becomes two tiles and a whole, any other a single tile."""
+    from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
+
+    sizes = {"size": {"height": 32, "width": 32}}
+    return InternVLProcessor(
+        GotOcr2ImageProcessor(**sizes, crop_to_patches=True, max_patches=2), tiny.tokenizer(words(INTERN), INTERN),
+        InternVLVideoProcessor(**sizes), image_seq_length=16, chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>"),
+    )  # fmt: skip
+
+
+FAMILIES = {"qwen2_5_vl": (qwen_config, qwen_processor, QWEN), "internvl": (intern_config, intern_processor, INTERN)}
+
+
+@cache
+def info(name):
+    """Shape and abilities of a family's tiny configuration."""
+    from toksweep.harness.models import describe
+
+    return describe(tiny.llava_config() if name == "llava" else FAMILIES[name][0]())
+
+
+def save(folder: Path, name: str) -> Path:
+    """Write a whole checkpoint of a family."""
+    import transformers
+
+    make, processor, special = FAMILIES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    config = make()
+    architecture = {
+        "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
+        "internvl": transformers.InternVLForConditionalGeneration,
+    }[name]
+    tiny.random_model(architecture, config, specials=4 + len(special)).save_pretrained(folder)
+    processor().save_pretrained(folder)
+    return folder

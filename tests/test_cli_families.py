@@ -1,0 +1,42 @@
+"""Families beside LLaVA from the command line."""
+
+import json
+
+import families
+import pandas as pd
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    at = tmp_path_factory.mktemp("families")
+    for name in families.FAMILIES:
+        families.save(at / name, name)
+    tiny.save_questions(at / "data", pictures=2)
+    return at
+
+
+def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_sweep_goes_on(folder, here):
+    code, _, error = here(
+        "sweep", "--task", "images_qa", "--data", "images_qa=data", "--model", "qwen2_5_vl", "--method", "fastv",
+        "--method", "visionzip", "--budget", "60%", "--budget", "3%", "--no-floors", "--budget-convention", "after_cut",
+        "--out", "r", cwd=folder,
+    )  # fmt: skip
+    assert code == 0, error
+    cells = pd.read_parquet(folder / "r" / "cells.parquet")
+    cells = cells[cells.metric == "vqa_match"].set_index(["method", "budget"])
+    assert cells.loc[("fastv", "60%")].status == "complete"
+    assert cells.loc[("fastv", "60%")].tokens_full == 16
+    small = cells.loc[("fastv", "3%")]
+    assert (small.status, small.n_infeasible, small.value) == ("infeasible", 4, 0)
+    assert "needs the signal class_token and the signal class_attention@-2" in error
+
+
+def test_flops_of_a_family_need_no_weights(folder, here):
+    code, out, error = here(
+        "cost", "--model", "OpenGVLab/InternVL3-8B-hf", "--method", "none", "--method", "divprune", "--budget", "64",
+        "--json", cwd=folder,
+    )  # fmt: skip
+    assert code == 0, error
+    assert [row["tokens_entering"] for row in json.loads(out)] == [256, 64]
