@@ -1,5 +1,7 @@
 """A tiny LLaVA under both attention kernels that a CPU has, and tiny models of every family."""
 
+from functools import cache
+
 import pytest
 
 
@@ -11,12 +13,21 @@ def llava(request, llava_folder, clip_folder):
 
 
 @pytest.fixture(scope="session")
-def model(request, llava_folder, clip_folder, tmp_path_factory):
-    """Of the family and under the attention kernel that a test names."""
+def opened(llava_folder, clip_folder, tmp_path_factory):
+    """A model by family and attention kernel, each loaded once."""
     import families
     from toksweep.harness.models import open_model
 
-    family, kernel = request.param
-    if family == "llava":
-        return open_model(str(llava_folder), attention=kernel, text_encoder=str(clip_folder))
-    return open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention=kernel)
+    @cache
+    def load(family, kernel):
+        if family == "llava":
+            return open_model(str(llava_folder), attention=kernel, text_encoder=str(clip_folder))
+        return open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention=kernel)
+
+    return load
+
+
+@pytest.fixture
+def model(request, opened):
+    """Of the family and under the attention kernel that a test names."""
+    return opened(*request.param)
