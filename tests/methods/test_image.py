@@ -317,3 +317,11 @@ def test_duet_cuts_twice_in_any_model_of_three_layers_or_more():
 def test_a_setting_that_makes_no_sense_is_refused_by_name(name, parameters):
     with pytest.raises(UserError, match=name):
         registry("methods").get(name).build(parameters)
+
+
+def test_the_oracle_may_leave_its_tokens_at_their_places():
+    entry, evidence = registry("methods").get("oracle"), draw(2, 36).relu()
+    seen = View(draw(2, 36, 8), (6, 6), "projector", signals={"evidence": evidence}, shape=LLAVA)
+    closed, left = (entry.build({"keep_positions": keeps}).reduce(seen, 5) for keeps in (False, True))
+    assert torch.equal(closed.anchor, left.anchor)
+    assert (closed.position, left.position) == ("renumber", "keep")
