@@ -228,7 +228,7 @@ class _Selection(Reduction):
         size, n, dim = tokens.shape
         place = self.anchor
         if size > 1:
-            place = place + torch.arange(0, size * n, n, device=place.device)[:, None]
+            place = place + n * torch.arange(size, device=place.device)[:, None]
         return tokens.reshape(size * n, dim).index_select(0, place.reshape(-1)).view(*place.shape, dim)
 
     def sizes(self, sizes: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,8 @@ def test_a_call_returns_the_rows_it_was_asked_for(name, budget):
     method = entry.build()
     n = 16
     for stage in method.stages(budget, SMALL):
+        if stage.place == "attention":  # nothing is reduced there
+            continue
         if stage.place == "pixel":
             assert stage.grid[0] * stage.grid[1] == stage.keep <= budget
             continue
