@@ -23,9 +23,9 @@ def test_no_argument_is_the_default_sweep_each_family_with_its_own_methods():
 
 
 def test_quick_is_smaller_and_the_users_own_limit_stands():
-    assert load_spec(None, {}, quick=True).sections["reconstruction"].limit == 4
-    assert load_spec(None, {"limit": 2}, quick=True).sections["reconstruction"].limit == 2
-    assert load_spec(None, {"tasks": ["images_qa"], "models": ["m"]}, quick=True).sections["vqa"].limit == 40
+    assert load_spec(None, {}, quick=True).sections["vqa"].limit == 32
+    assert load_spec(None, {"limit": 2}, quick=True).sections["vqa"].limit == 2
+    assert load_spec(None, {"tasks": ["photos"]}, quick=True).sections["reconstruction"].limit == 4
 
 
 def test_who_names_a_task_gets_all_of_it():
