@@ -147,9 +147,9 @@ class VisionLanguageModel(ABC):
             yield found
 
     @property
-    def tower_norm(self) -> nn.Module:
-        """The vision tower's last norm, which features have not passed; of families that serve `clip_patches`."""
-        raise NotImplementedError(f"the family {self.family} has no such norm")
+    def tower_norm(self) -> nn.Module | None:
+        """The vision tower's last norm, which features have not passed; None in families without `clip_patches`."""
+        return None
 
     @contextmanager
     def tower_signals(self, reads: frozenset[str], *, class_token: bool) -> Iterator[dict[str, Sequence[torch.Tensor]]]:

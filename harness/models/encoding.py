@@ -72,7 +72,9 @@ def _clip_signals(
     encoder = model.needed_text_encoder()
     found = {}
     if "clip_patches" in reads:
-        found["clip_patches"] = tuple(encoder.patches(rows, model.tower_norm) for rows in features)
+        norm = model.tower_norm
+        assert norm is not None  # families without it do not offer the signal
+        found["clip_patches"] = tuple(encoder.patches(rows, norm) for rows in features)
     if "clip_text" in reads:
         texts = [encoder.text(question) for question in batch.questions]
         found["clip_text"] = tuple(texts[row] for row in batch.owner)

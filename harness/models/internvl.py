@@ -14,9 +14,7 @@ from .base import VisionLanguageModel
 from .calls import Grid
 from .data import Crop, FamilyInfo
 from .encoder import Block
-from .kernels import slides
-from .packing import bypassed, unit_means
-from .signals import CLASS, CLIP, READABLE, TOWER
+from .packing import bypassed, joined_patches, unit_means
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,16 +45,11 @@ class InternVL(VisionLanguageModel):
                 f"{config.vision_feature_layer!r}."
             )
         grid = _token_grid(config)
-        places = {"pixel", "projector"} | (set() if slides(text) else {"decoder"})
         shape = ModelShape(
             family="internvl", tokens=grid[0] * grid[1], grid=grid, vision_layers=vision.num_hidden_layers,
             llm_layers=text.num_hidden_layers, class_token=False, crops=True,
         )  # fmt: skip
-        tower = frozenset({"class_attention", "received_attention"})
-        signals = (READABLE["projector"] - TOWER - CLASS - CLIP) | tower  # the tower's keys are of patches, not tokens
-        if "decoder" in places:
-            signals |= READABLE["decoder"]
-        return shape, FamilyInfo("internvl", frozenset(places), signals, tower)
+        return shape, joined_patches("internvl", text, "class_attention", "received_attention")
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)

@@ -14,9 +14,7 @@ from .base import VisionLanguageModel
 from .calls import Grid
 from .data import Crop, FamilyInfo
 from .encoder import Block
-from .kernels import slides
-from .packing import bypassed, unit_means
-from .signals import CLASS, CLIP, READABLE, TOWER
+from .packing import bypassed, joined_patches, unit_means
 from .taps import Seen, tap
 
 if TYPE_CHECKING:
@@ -41,16 +39,11 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     @staticmethod
     def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         text = config.text_config
-        places = {"pixel", "projector"} | (set() if slides(text) else {"decoder"})
         shape = ModelShape(
             family="qwen2_5_vl", tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
             vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers,
         )  # fmt: skip
-        tower = frozenset({"received_attention"})
-        signals = (READABLE["projector"] - TOWER - CLASS - CLIP) | tower  # the tower's keys are of patches, not tokens
-        if "decoder" in places:
-            signals |= READABLE["decoder"]
-        return shape, FamilyInfo("qwen2_5_vl", frozenset(places), signals, tower)
+        return shape, joined_patches("qwen2_5_vl", text, "received_attention")
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
