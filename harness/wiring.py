@@ -206,7 +206,7 @@ class _Embeddings(_Prompt):
     def _forward(self, context: AbstractContextManager[None], **inputs: torch.Tensor) -> torch.Tensor:
         with context:
             out = self._model(
-                attention_mask=self._valid.long(), position_ids=self._position, past_key_values=self._cache, **inputs
+                attention_mask=self._valid.long(), position_ids=self._position, cache=self._cache, **inputs
             )
         logits: torch.Tensor = out.logits[0, -1]
         return logits

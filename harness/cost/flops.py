@@ -159,9 +159,7 @@ class FlopCounter:
         places = torch.arange(cached, cached + tokens, device="meta")[None]
         turns = self._llm.rotary_emb(torch.empty(shape, device="meta"), places)
         return on_meta(
-            lambda x: layer(
-                x, attention_mask=None, position_ids=places, past_key_values=cache, position_embeddings=turns
-            ),
+            lambda x: layer(x, attention_mask=None, position_ids=places, cache=cache, position_embeddings=turns),
             shape,
         )
 

@@ -287,7 +287,7 @@ class VisionLanguageModel(ABC):
         """Logits of the last position in float32, [batch, vocabulary]."""
         image = {} if features is None else {"mm_encoder_outputs": {"image": self.container(features)}}
         out = self.model(
-            input_ids=ids, attention_mask=valid.long(), position_ids=position, past_key_values=cache, use_cache=True,
+            input_ids=ids, attention_mask=valid.long(), position_ids=position, cache=cache, use_cache=True,
             logits_to_keep=1, **image,
         )  # fmt: skip
         logits: torch.Tensor = out.logits[:, -1].float()

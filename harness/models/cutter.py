@@ -314,7 +314,7 @@ class Cutter:
         return self.spans[0].position[..., -1:] + 1 + past - self.spans[number].shift
 
     def _before_step(self, number: int, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
-        tokens, cache, span = args[0], kwargs["past_key_values"], self.spans[number]
+        tokens, cache, span = args[0], kwargs["cache"], self.spans[number]
         assert isinstance(tokens, torch.Tensor)
         size, prompt = span.valid.shape
         past = cache.get_seq_length(number) - prompt  # type: ignore[attr-defined]

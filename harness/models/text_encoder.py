@@ -97,13 +97,13 @@ class TextEncoder:
         return projected
 
 
-def open_text_encoder(ref: str, device: str) -> TextEncoder:
+def open_text_encoder(ref: str, device: str, attention: str = "sdpa") -> TextEncoder:
     """Raises UserError as `open_model` does."""
     import torch
 
     from .loading import load
 
     text_encoder_info(ref)
-    model, processor, _ = load(ref, "CLIPModel", device=device, dtype=torch.float32, attention="sdpa")
+    model, processor, _ = load(ref, "CLIPModel", device=device, dtype=torch.float32, attention=attention)
     tokenizer: Any = getattr(processor, "tokenizer", processor)
     return TextEncoder(model, lambda text: tokenizer(text, truncation=False)["input_ids"])

@@ -7,6 +7,7 @@ from toksweep.harness.cost.closed_form import flops_to_first_token
 from toksweep.harness.cost.compressor import selector_flops
 from toksweep.harness.models import model_info, open_model
 from toksweep.harness.models.published import load_config
+from toksweep.harness.models.text_encoder import open_text_encoder
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,9 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(checkpoint, clip_folder):
     # Eager, whose matrix products every version of the counter sees.
-    return open_model(checkpoint, attention="eager", text_encoder=str(clip_folder))
+    opened = open_model(checkpoint, attention="eager")
+    opened.text_encoder = open_text_encoder(str(clip_folder), "cpu", "eager")
+    return opened
 
 
 @pytest.mark.parametrize("pictures", [1, 2])

@@ -92,9 +92,9 @@ def test_a_decoded_token_costs_what_the_model_spends_on_real_numbers(small):
     with torch.no_grad():
         cache = model(
             input_ids=torch.tensor([[1, *[98] * 16, 2, 3, 4, 5]]), pixel_values=torch.randn(1, 3, 28, 28)
-        ).past_key_values
+        ).cache
         with FlopCounterMode(display=False) as counter:
-            model(input_ids=torch.tensor([[6]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[6]]), cache=cache)
     assert counter.get_total_flops() == small.count(untouched(SHAPE), 5).decode_token
 
 
