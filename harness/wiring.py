@@ -242,7 +242,8 @@ class _Pictures(_Prompt):
         prompt = torch.tensor([[*ids[:place], *[self._words] * n, *ids[place + 1 :]]])
         pixels = torch.from_numpy(case["pixel_values"])[0]
         crop = Crop(pixels, self._model.shape.grid, Image.new("RGB", (1, 1)), (0, 0, 1, 1))
-        return Batch(("case",), (crop,), (0,), prompt, torch.ones_like(prompt), (torch.zeros(n),), ("",))
+        none = torch.zeros(n)
+        return Batch(("case",), (crop,), (0,), prompt, torch.ones_like(prompt), (none.long(),), (none,), ("",))
 
     def prefill(self, compressor: Compressor | None) -> torch.Tensor:
         shape = self._model.shape

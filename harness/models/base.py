@@ -18,7 +18,7 @@ from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, U
 from ..schedule import Schedule, cuts
 from .calls import BudgetKind, Calls, Grid
 from .cutter import Cutter, counted
-from .data import Answer, Batch, Crop, Encoded, FamilyInfo
+from .data import Answer, Batch, Crop, Encoded, FamilyInfo, Shown, Sight
 from .door import enter
 from .encoder import Block
 from .encoding import encode
@@ -75,17 +75,15 @@ class VisionLanguageModel(ABC):
         """Shape and abilities of a configuration; UserError for one that the family does not serve."""
 
     @abstractmethod
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Sequence[Crop]]]:
-        """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order the crops of every picture."""
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, Sequence[Shown]]:
+        """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order all its pictures."""
 
     @abstractmethod
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         """Pixels of the same crop for a smaller grid of visual tokens."""
 
     @abstractmethod
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         """Features of every crop as they go into the projector, [n, dim] in raster order; in front of them a class
         token where the shape has one. `resized` says that some crops were shrunk."""
 
@@ -138,6 +136,10 @@ class VisionLanguageModel(ABC):
     def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
         """Rotary positions of a prompt whose visual tokens have these grids, [..., batch, length]."""
         return counted(valid)
+
+    def separators(self, crops: Sequence[Crop], encoded: Encoded) -> Sequence[torch.Tensor]:
+        """What the LLM gets in the places of every crop's separators, [separators, dim]; for families that have any."""
+        raise NotImplementedError(f"the family {self.family} has no separators")
 
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
@@ -218,7 +220,7 @@ class VisionLanguageModel(ABC):
             grids, seen = tuple(batch.crops[i].grid for i in images), tuple(counts[row])
             evidence = _survivals([batch.evidence[i].cpu() for i in images], images, state.calls)
             behind = state.cutter.spans[0].behind[row]
-            full = sum(batch.crops[i].tokens for i in images)
+            full = len(batch.order[row])
             answers.append(
                 Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids)
             )
@@ -252,12 +254,13 @@ class VisionLanguageModel(ABC):
             encoded = encode(self, batch, reads, made, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
         ids, span, whole, features = enter(
-            batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions
-        )
+            batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions,
+            separators=self.separators,
+        )  # fmt: skip
         cutter = Cutter(self.text_model, made, calls, span, whole)
         cache = self._new_cache()
         with cutter.prefill():
-            logits = self._forward(ids, span.valid, span.position, cache, torch.cat(features))
+            logits = self._forward(ids, span.valid, span.position, cache, features)
         _check_cache(cache, cutter)
         return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
 

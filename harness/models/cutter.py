@@ -17,6 +17,7 @@ from torch import nn
 from ..contracts import Reduction, Refusal, UserError
 from ..schedule import Cut
 from .calls import BrokenPromiseError, Calls, Grid
+from .data import SEPARATOR
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -29,7 +30,8 @@ class Span:
     """The sequence as one layer sees it; dropped tokens sink to the left and become padding.
 
     Attributes:
-        visual: [batch, n] the image of the batch that each slot belongs to, -1 for text and padding.
+        visual: [batch, n] the image of the batch that each slot belongs to, -1 for text and padding, `SEPARATOR` for
+            visual tokens of no image.
         valid: [batch, n] False for padding.
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
@@ -57,11 +59,12 @@ class Span:
         return self.valid & ~self.hidden
 
     def counts(self) -> torch.Tensor:
-        """[batch] visual tokens of each sample, hidden ones included."""
-        return (self.valid & (self.visual >= 0)).sum(1)
+        """[batch] visual tokens of each sample, separators and hidden ones included."""
+        return (self.valid & (self.visual != -1)).sum(1)
 
     def cut(self, kept: Mapping[int, torch.Tensor], renumber: bool) -> tuple[torch.Tensor, Span]:
-        """Keep the leading slots of every image, with new positions, and all text.
+        """Keep the leading slots of every image, with new positions, all text, and the separators of samples that lose
+        no token.
 
         Args:
             kept: per image the positions [..., count] of the tokens that are left, in order.
@@ -72,9 +75,12 @@ class Span:
         """
         keep = self.valid & (self.visual < 0)
         position = self.position.clone()
-        for (row, slots), new in zip(self.slots(), (kept[i] for i in range(len(kept))), strict=True):
-            left = slots[: new.shape[-1]]
-            keep[row, left], position[..., row, left] = True, new
+        left = [(row, slots, kept[image]) for image, (row, slots) in enumerate(self.slots())]
+        for row in {row for row, slots, new in left if new.shape[-1] < len(slots)}:
+            keep[row] &= self.visual[row] != SEPARATOR
+        for row, slots, new in left:
+            places = slots[: new.shape[-1]]
+            keep[row, places], position[..., row, places] = True, new
         width = int(keep.sum(1).max())
         order = torch.sort(keep.int(), dim=1, stable=True).indices[:, -width:]
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
@@ -130,7 +136,8 @@ def reduce_span(
 def hide_in_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]]
 ) -> Span:
-    """The span in which all visual tokens are hidden but those that the compressor keeps, or is not shown."""
+    """The span in which all visual tokens are hidden but those that the compressor keeps, or is not shown; separators
+    as in `Span.cut`."""
     slots, shown = span.slots(), torch.zeros_like(span.hidden)
     for image, (row, places) in enumerate(slots):
         shown[row, places] = image not in cut.stages
@@ -138,7 +145,9 @@ def hide_in_span(
         for number, images in enumerate(rows):
             places = torch.cat([slots[i][1] for i in images])
             shown[slots[images[0]][0], places[reduction.anchor[number, : sum(counts[number])]]] = True
-    return replace(span, hidden=(span.visual >= 0) & ~shown)
+    hidden = (span.visual >= 0) & ~shown
+    separators = (span.visual == SEPARATOR) & hidden.any(1, keepdim=True)
+    return replace(span, hidden=hidden | separators)
 
 
 def _called(
@@ -346,7 +355,7 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor
     """The span of a left-padded prompt; `visual` and `valid` are [batch, n], positions default to `counted`."""
     position = counted(valid) if position is None else position
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
-    behind = [visual.shape[1] - 1 - int((row >= 0).nonzero()[-1, 0]) for row in visual]
+    behind = [visual.shape[1] - 1 - int((row != -1).nonzero()[-1, 0]) for row in visual]
     hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
     return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
 

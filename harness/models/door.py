@@ -11,10 +11,11 @@ from ..contracts import Stage
 from ..schedule import Cut
 from .calls import Calls, Grid
 from .cutter import Span, reduce_span, settled, whole_span
-from .data import Batch, Encoded
+from .data import SEPARATOR, Batch, Crop, Encoded
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
+Separate = Callable[[Sequence[Crop], Encoded], Sequence[torch.Tensor]]
 
 
 def enter(
@@ -26,15 +27,16 @@ def enter(
     placeholder: int,
     words: Embed,
     positions: Place,
-) -> tuple[torch.Tensor, Span, Span, tuple[torch.Tensor, ...]]:
+    separators: Separate,
+) -> tuple[torch.Tensor, Span, Span, torch.Tensor]:
     """The prompt after all cuts in front of the LLM: ids [batch, length], the span of them, the one of the prompt
-    before any cut, and the visual tokens of every image.
+    before any cut, and the visual tokens [tokens, dim] in the order of the placeholders.
 
     Args:
         calls: of the compressor that the cuts belong to.
         placeholder: id of the token that a visual token takes the place of.
         words: text tokens' embeddings.
-        positions: see `VisionLanguageModel.positions`.
+        positions, separators: see `VisionLanguageModel`.
     """
     valid = batch.attention_mask.bool()
     where = positions(batch.input_ids, valid, [crop.grid for crop in batch.crops])
@@ -67,18 +69,32 @@ def enter(
     if not projected:
         features = _through(encoded, features)
     # A dropped placeholder that has become padding must not ask for a visual token.
-    return ids.masked_fill(~span.valid, 0), settled(span), whole, features
+    return ids.masked_fill(~span.valid, 0), settled(span), whole, _packed(batch, encoded, span, features, separators)
 
 
 def _visual(batch: Batch, placeholder: int) -> torch.Tensor:
     """[batch, length] which image every slot of the full prompt belongs to, -1 for text."""
     on = batch.input_ids == placeholder
     visual = torch.full_like(batch.input_ids, -1)
-    for row in range(len(batch.sample_ids)):
-        images = batch.images_of(row)
-        counts = torch.tensor([batch.crops[i].tokens for i in images])
-        visual[row, on[row]] = torch.tensor(images).repeat_interleave(counts).to(visual.device)
+    for row, order in enumerate(batch.order):
+        visual[row, on[row]] = torch.where(order >= 0, order + batch.owner.index(row), order)
     return visual
+
+
+def _packed(
+    batch: Batch, encoded: Encoded, span: Span, features: Sequence[torch.Tensor], separators: Separate
+) -> torch.Tensor:
+    """The tokens of all images, and separators where they are left, in the order of their placeholders."""
+    slots = span.visual[span.visual != -1]
+    rows = [*features]
+    if bool((slots == SEPARATOR).any()):
+        left = (span.visual == SEPARATOR).any(1).tolist()
+        own = separators(batch.crops, encoded)
+        rows = [own[image] for image, row in enumerate(batch.owner) if left[row]] + rows
+    tokens = torch.cat(rows)
+    packed = torch.empty_like(tokens)
+    packed[slots.argsort(stable=True)] = tokens  # separators have the smallest number
+    return packed
 
 
 def _through(encoded: Encoded, features: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ def encode(
     # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
     alone = bool(inside) and calls is not None and calls.kind == "adaptive"
     seen: list[torch.Tensor] = []
+    finishes: list[Callable[[], Sequence[torch.Tensor]]] = []
     listed: dict[str, list[torch.Tensor]] = {}
     for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
         own = [crops[i] for i in images]
@@ -44,7 +45,10 @@ def encode(
             if inside:
                 assert calls is not None
                 stack.enter_context(Merger(model.blocks, inside, calls, class_index, images).attached())
-            seen += model.see(own, resized=resized)
+            sight = model.see(own, resized=resized)
+        seen += sight.rows
+        if sight.tokens:
+            finishes.append(sight.tokens)
         for name, values in found.items():
             listed.setdefault(name, []).extend(values)
     if "evidence" in reads:
@@ -55,7 +59,9 @@ def encode(
     features = tuple(rows[first:] for rows in seen)
     signals = {name: tuple(values) for name, values in listed.items()}
     signals |= _clip_signals(model, batch, reads, features)
-    return Encoded(features, tuple(rows[:1] for rows in seen) if first else (), model.project, signals)
+    classes = tuple(rows[:1] for rows in seen) if first else ()
+    whole = (lambda: [tokens for finish in finishes for tokens in finish()]) if finishes else None
+    return Encoded(features, classes, model.project, signals, whole)
 
 
 def _shrunk(model: VisionLanguageModel, crop: Crop, grid: tuple[int, int]) -> Crop:

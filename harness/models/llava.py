@@ -10,7 +10,7 @@ from torch import nn
 
 from ..contracts import ModelShape, Sample, UserError
 from .base import VisionLanguageModel
-from .data import Crop, FamilyInfo
+from .data import Crop, FamilyInfo, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .signals import CLASS, CLIP, READABLE, TOWER
@@ -82,19 +82,17 @@ class Llava(VisionLanguageModel):
         pictures = "\n".join([self.image_token] * images)
         return f"USER: {pictures}\n{sample.question or ''} ASSISTANT:"
 
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         begin = self.tokenizer.bos_token
         templated = bool(begin) and all(p.startswith(begin) for p in prompts)
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=prompts, images=pictures, padding=True, add_special_tokens=not templated, return_tensors="pt"
         )
-        crops = [
-            (Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),)
+        shown = [
+            Shown((Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),))
             for pixels, picture in zip(inputs["pixel_values"], pictures, strict=True)
         ]
-        return inputs["input_ids"], inputs["attention_mask"], crops
+        return inputs["input_ids"], inputs["attention_mask"], shown
 
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         preprocess = self.processor.image_processor  # type: ignore[attr-defined]
@@ -122,7 +120,7 @@ class Llava(VisionLanguageModel):
         x, y = size[0] / 2, size[1] / 2
         return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
 
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> list[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
         chosen = self.model.config.vision_feature_layer  # type: ignore[union-attr]
         layers = [chosen] if isinstance(chosen, int) else list(chosen)  # type: ignore[arg-type]
@@ -131,7 +129,7 @@ class Llava(VisionLanguageModel):
         out = self.model.model.vision_tower(  # type: ignore[operator,union-attr]
             pixels, output_hidden_states=layers, return_dict=True, **extra
         )
-        return list(torch.cat([out.hidden_states[layer] for layer in layers], -1))
+        return Sight(list(torch.cat([out.hidden_states[layer] for layer in layers], -1)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.model.model.multi_modal_projector(features)  # type: ignore[operator,union-attr]

@@ -12,7 +12,7 @@ from torch import nn
 from ..contracts import ModelShape, UserError
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, FamilyInfo
+from .data import Crop, FamilyInfo, Shown, Sight
 from .encoder import Block
 from .packing import bypassed, joined_patches, unit_means
 from .taps import Seen, tap
@@ -50,19 +50,17 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         self._core: Any = model.model
         self._merge = int(model.config.vision_config.spatial_merge_size)  # type: ignore[union-attr,arg-type]
 
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=prompts, images=pictures, padding=True, return_tensors="pt"
         )
         grids = inputs["image_grid_thw"]
         pixels = torch.split(inputs["pixel_values"], grids.prod(1).tolist())
-        crops = [
-            (Crop(own, (high // self._merge, wide // self._merge), picture, (0, 0, *picture.size)),)
+        shown = [
+            Shown((Crop(own, (high // self._merge, wide // self._merge), picture, (0, 0, *picture.size)),))
             for own, (_, high, wide), picture in zip(pixels, grids.tolist(), pictures, strict=True)
         ]
-        return inputs["input_ids"], inputs["attention_mask"], crops
+        return inputs["input_ids"], inputs["attention_mask"], shown
 
     def shrink(self, crop: Crop, grid: Grid) -> torch.Tensor:
         steps = self.processor.image_processor  # type: ignore[attr-defined]
@@ -71,15 +69,14 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         pixels: torch.Tensor = steps([small], do_resize=False, return_tensors="pt")["pixel_values"]
         return pixels
 
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         merger = self._core.visual.merger
         # The merger's rows go through it later, as far as they are kept; the tower puts them in order by itself.
         with bypassed(merger, lambda patches: patches.reshape(-1, merger.hidden_size)):
             out = self._core.get_image_features(
                 torch.cat([crop.pixels for crop in crops]), self._thw([crop.grid for crop in crops]), return_dict=True
             )
-        features: Sequence[torch.Tensor] = out.pooler_output
-        return features
+        return Sight(out.pooler_output)
 
     def _thw(self, grids: Sequence[Grid]) -> torch.Tensor:
         sides = [(1, rows * self._merge, columns * self._merge) for rows, columns in grids]
