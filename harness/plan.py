@@ -218,10 +218,15 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
         raise Refusal(f"{entry.name} needs {NEEDED}")
 
 
-def check_task(entry: Entry, task: Entry) -> None:
-    """Raises Refusal for a method of clips on a task that shows none."""
+def check_task(entry: Entry, task: Entry, model: ModelInfo | None = None) -> None:
+    """Raises Refusal for a method of clips on a task that shows none, or of frames on pictures in uneven crops."""
     if entry.meta.get("clips") and task.meta["family"] != "video_qa":
         raise Refusal(f"{entry.name} leaves out what frames have in common, and {task.name} shows no clips")
+    if entry.meta.get("frames") and model and model.family.uneven:
+        raise Refusal(
+            f"{entry.name} takes images of one size, and the family {model.family.name} shows a picture in crops of "
+            "several"
+        )
 
 
 def asks_text_encoder(entry: Entry) -> bool:
@@ -292,7 +297,7 @@ class _Expander:
         return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
-        check_task(entry, self.task)
+        check_task(entry, self.task, self.model)
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
         return self._fit_tokenizer(entry, choice, budget) if budget else None, None

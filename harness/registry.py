@@ -43,6 +43,7 @@ def compressor(
     diagnostic: bool = False,
     stochastic: bool = False,
     clips: bool = False,
+    frames: bool = False,
     merges: bool = False,
     keeps_order: bool = True,
     paper: str | None = None,
@@ -59,6 +60,7 @@ def compressor(
         diagnostic: knows what no method can know; shown, never ranked.
         stochastic: uses `view.noise`; run with several seeds.
         clips: leaves out what frames have in common, hence only for tasks of clips.
+        frames: sees all images of a sample at once, which must be of one size, as the frames of a clip are.
         merges: makes new tokens, hence bypassed at the full budget; a selector is called there as well.
         keeps_order: kept tokens stay in raster order.
         verified: how far it is known to equal the authors' code; a test holds the claim against the arrays.

@@ -7,12 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..harness.contracts import Reduction, View
+from ..harness.contracts import Reduction, Refusal, View
 
 
 def frames_of(view: View) -> int:
-    """How many images each row of a view holds."""
-    return 1 if view.image is None else int(view.image.max()) + 1
+    """How many images each row of a view holds.
+
+    Raises:
+        Refusal: they are not of one size.
+    """
+    sizes = sizes_of(view)
+    if len(set(sizes)) > 1:
+        raise Refusal("takes the frames of a clip, or other pictures of one size, and these differ")
+    return len(sizes)
+
+
+def sizes_of(view: View) -> list[int]:
+    """How many tokens each image of a row has, in order."""
+    if view.image is None:
+        return [view.tokens.shape[1]]
+    found: list[int] = view.image[0].unique_consecutive(return_counts=True)[1].tolist()
+    return found
 
 
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:

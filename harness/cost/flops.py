@@ -73,7 +73,7 @@ class FlopCounter:
         head = on_meta(self._head, (1, 1, self._llm.config.hidden_size))
         counted = Flops(
             vision=self._vision(schedule),
-            projector=self._projected(closed.projected([schedule], schedule.entering)),
+            projector=self._projected(closed.projected(Tower.of(self.config), [schedule], schedule.entering)),
             compressor=selector + signals_on_meta(self.config, self._llm, schedule, text_tokens, encoder),
             prefill=sum(per_layer) + head,
             decode_token=sum(steps) + head,

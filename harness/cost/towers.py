@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "internvl_vision": 1, "qwen2_5_vl_vision": 0}
 """Vision towers that the formulas cover, and their tokens beside the patches."""
+TILED = frozenset({"llava_next", "llava_onevision"})
+"""Models, by `model_type`, whose crops have margins that are encoded and then cut away."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Tower:
         extra: tokens beside the patches.
         matrices: of the MLP, three where it is gated.
         window: side, in visual tokens, of the windows that layers but `whole` attend in; 0 where all are whole.
+        raster: rows and columns of patches that every crop is encoded at, margins included; None where they are those
+            of its grid.
         pools: SigLIP's pooling head is there, of no use to a VLM, but the model computes it.
     """
 
@@ -38,6 +42,7 @@ class Tower:
     matrices: int = 2
     window: int = 0
     whole: frozenset[int] = frozenset()
+    raster: tuple[int, int] | None = None
     pools: bool = False
 
     @classmethod
@@ -56,13 +61,16 @@ class Tower:
             )  # fmt: skip
         sides = vision.patch_size if isinstance(vision.patch_size, list | tuple) else [vision.patch_size] * 2
         merge = round(1 / config.downsample_ratio) if kind == "internvl_vision" else 1
+        side = vision.image_size // sides[0] if config.model_type in TILED else 0
         return cls(
             *sizes, vision.num_channels * sides[0] * sides[1], merge, CLASS_TOKENS[kind],
-            pools=bool(getattr(vision, "vision_use_head", False)),
+            raster=(side, side) if side else None, pools=bool(getattr(vision, "vision_use_head", False)),
         )  # fmt: skip
 
     def grid(self, schedule: Schedule) -> tuple[int, int]:
         """Rows and columns of patches that are encoded of one image."""
+        if self.raster and not any(stage.place == "pixel" for stage in schedule.stages):
+            return self.raster
         rows, columns = schedule.seen
         return rows * self.merge, columns * self.merge
 
@@ -76,6 +84,13 @@ class Tower:
             found.append((tokens, left))
             tokens = left
         return found
+
+    def handed_on(self, schedule: Schedule) -> int:
+        """Rows of one image that pass the projector, where no cut comes before it."""
+        if self.raster:
+            rows, columns = self.grid(schedule)
+            return rows * columns
+        return features(schedule)
 
     def segments(self, schedule: Schedule, layer: int) -> list[int]:
         """Tokens that see each other in a layer's attention: all of one image, or those of each window."""

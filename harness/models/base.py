@@ -16,15 +16,16 @@ from torch import nn
 
 from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
 from ..schedule import Schedule, cuts
+from .abilities import READABLE, TOWER, FamilyInfo
 from .calls import BudgetKind, Calls, Grid
 from .cutter import Cutter, counted
-from .data import Answer, Batch, Crop, Encoded, FamilyInfo, Shown, Sight
+from .data import Answer, Batch, Crop, Encoded, Shown, Sight
 from .door import enter
 from .encoder import Block
 from .encoding import encode
 from .evidence import survivals
 from .preparing import prepare
-from .signals import READABLE, TOWER, tower_signals
+from .signals import tower_signals
 from .text_encoder import NEEDED
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ class VisionLanguageModel(ABC):
 
     # ---------------------------------------------------------------------------------------------- a family's own part
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         """Shape and abilities of a configuration; UserError for one that the family does not serve."""
 
     @abstractmethod

@@ -99,8 +99,9 @@ class Calls:
         """One call of the compressor.
 
         Args:
-            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample. All have the
-                same grid.
+            stage: its `keep` is what is left of all images of a row.
+            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample. Rows have
+                the same grids.
             tokens: [rows, n, dim], of the images of a row one after another.
 
         Returns:
@@ -120,7 +121,7 @@ class Calls:
             tuple(self._generators[images[0]] for images in rows), class_index, image,
             self._shape and self._shape.at(self.full[first]), self._shared(stage, rows),
         )  # fmt: skip
-        reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
+        reduction = self.compressor.reduce(view, stage.keep)
         if not isinstance(reduction, Reduction):
             raise BrokenPromiseError(f"{self._where(stage)} returned a {type(reduction).__name__}, not a Reduction")
         # In the encoder the class token flows on beside the tokens that are counted; elsewhere it is one of them.
@@ -205,7 +206,7 @@ class Calls:
         if stage.masks and not reduction.is_selection:
             raise BrokenPromiseError(f"{where} masks tokens, and merged some of those it kept")
         for images, got in zip(rows, reduction.counts.tolist(), strict=True):
-            asked = stage.keep * len(images) + int(stage.place == "encoder" and class_index is not None)
+            asked = stage.keep + int(stage.place == "encoder" and class_index is not None)
             if (self.kind == "exact" and got != asked) or (self.kind == "at_most" and got > asked):
                 name = self.names[images[0]]
                 whose = "the pictures" if stage.joint else f"picture {name.number}"

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from ..contracts import Reduction, Refusal, UserError
+from ..contracts import Reduction, UserError
 from ..schedule import Cut
 from .calls import BrokenPromiseError, Calls, Grid
 from .data import SEPARATOR
@@ -155,19 +155,15 @@ def _called(
     class_last: bool = False,
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, Reduction, list[tuple[int, ...]]]]:  # fmt: skip
     """The compressor's calls for all images that it cuts and that have tokens left: the images of every row, what it
-    saw of them, what it made of it, and how many tokens it left of each image.
-
-    Raises:
-        Refusal: a joint cut of images with different grids, or of which some pass it by.
-    """
+    saw of them, what it made of it, and how many tokens it left of each image."""
     seen, joint = [], cut.stage.joint
     # A sample that passes by as a whole is as if the cut were not there.
     cutting = {i for images in calls.samples if not cut.stages.keys().isdisjoint(images) for i in images}
     for images in calls.samples if joint else [(image,) for image in range(len(tokens))]:
-        if joint and len({(calls.full[i], cut.stages.get(i)) for i in images}) > 1:
-            raise Refusal("sees all pictures of a sample at once, which must then be of one size")
-        if images[0] in cut.stages and any(len(tokens[i]) for i in images):
-            seen.append(_Seen(images, calls.full[images[0]], tokens, signals))
+        if any(i in cut.stages for i in images) and any(len(tokens[i]) for i in images):
+            # one whose budget is all that it has is seen beside others, and keeps as many as it has
+            keep = sum(cut.stages[i].keep if i in cut.stages else len(tokens[i]) for i in images)
+            seen.append(_Seen(images, tuple(calls.full[i] for i in images), keep, tokens, signals))
         elif images[0] in cutting:  # the budget is all that there is, or an earlier cut left nothing
             calls.pass_by(cut.stage, images)
     for group in _alike(seen):
@@ -175,7 +171,7 @@ def _called(
         read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
         rows = [one.images for one in group]
         class_index = stacked.shape[1] - 1 if class_last else None
-        stage = cut.stages[rows[0][0]]
+        stage = replace(cut.stage, keep=group[0].keep)
         yield rows, stacked, *calls.reduce(stage, rows, stacked, read, class_index=class_index)
 
 
@@ -183,10 +179,10 @@ class _Seen:
     """What one row of a view is made of: the tokens and signals of one image, or of all images of a sample."""
 
     def __init__(
-        self, images: tuple[int, ...], grid: Grid, tokens: Sequence[torch.Tensor],
+        self, images: tuple[int, ...], grids: tuple[Grid, ...], keep: int, tokens: Sequence[torch.Tensor],
         signals: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:  # fmt: skip
-        self.images, self.grid = images, grid
+        self.images, self.grids, self.keep = images, grids, keep
         self.tokens = torch.cat([tokens[i] for i in images])
         self.signals = {name: joined(name, [values[i] for i in images]) for name, values in signals.items()}
 
@@ -196,10 +192,10 @@ class _Seen:
 
 
 def _alike(seen: Sequence[_Seen]) -> list[list[_Seen]]:
-    """Rows with equal grids and shapes, and equally many images, share one view."""
+    """Rows with equal grids and shapes share one view."""
     found: dict[object, list[_Seen]] = {}
     for one in seen:
-        found.setdefault((len(one.images), one.grid, one.shapes), []).append(one)
+        found.setdefault((one.grids, one.keep, one.shapes), []).append(one)
     return list(found.values())
 
 

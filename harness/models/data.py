@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
-class FamilyInfo:
-    """What a family serves for one configuration: known without weights.
-
-    `signals` are names without the `@layer` behind them, `tower` those of them that single vision layers have.
-    """
-
-    name: str
-    places: frozenset[str]
-    signals: frozenset[str]
-    tower: frozenset[str]
-
-    def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
-        """Those of a method's places and signals that the family does not serve."""
-        missing = [f"the place {place}" for place in places if place not in self.places]
-        for need in needs:
-            name, _, layer = need.partition("@")
-            if name not in (self.tower if layer else self.signals):
-                missing.append(f"the signal {need}")
-        return missing
-
-
 SEPARATOR = -2
 """Stands in the place of an image's number for a visual token that shows no patch: a newline behind a row of patches,
 or a class token that enters the LLM. Separators are in no budget, and leave with the first token that a method takes

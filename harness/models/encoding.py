@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..schedule import Cut
+from .abilities import CLIP
 from .calls import Calls
 from .data import Batch, Crop, Encoded
 from .encoder import Merger
-from .signals import CLIP
 
 if TYPE_CHECKING:
     from .base import VisionLanguageModel

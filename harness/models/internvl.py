@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
+from .abilities import FamilyInfo, joining_patches
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, FamilyInfo, Shown, Sight
+from .data import Crop, Shown, Sight
 from .encoder import Block
-from .packing import bypassed, joined_patches, unit_means
+from .kernels import slides
+from .packing import bypassed, unit_means
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +33,8 @@ class InternVL(VisionLanguageModel):
     family = "internvl"
     architecture = "InternVLForConditionalGeneration"
 
-    @staticmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    @classmethod
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         vision, text = config.vision_config, config.text_config
         if vision.model_type != "internvl_vision":
             raise UserError(
@@ -49,7 +51,8 @@ class InternVL(VisionLanguageModel):
             family="internvl", tokens=grid[0] * grid[1], grid=grid, vision_layers=vision.num_hidden_layers,
             llm_layers=text.num_hidden_layers, class_token=False, crops=True,
         )  # fmt: skip
-        return shape, joined_patches("internvl", text, "class_attention", "received_attention")
+        info = joining_patches("internvl", "class_attention", "received_attention", llm=not slides(text))
+        return shape, info
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
+from .abilities import FamilyInfo, joining_patches
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, FamilyInfo, Shown, Sight
+from .data import Crop, Shown, Sight
 from .encoder import Block
-from .packing import bypassed, joined_patches, unit_means
+from .kernels import slides
+from .packing import bypassed, unit_means
 from .taps import Seen, tap
 
 if TYPE_CHECKING:
@@ -36,14 +38,14 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     family = "qwen2_5_vl"
     architecture = "Qwen2_5_VLForConditionalGeneration"
 
-    @staticmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    @classmethod
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         text = config.text_config
         shape = ModelShape(
             family="qwen2_5_vl", tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
             vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers,
         )  # fmt: skip
-        return shape, joined_patches("qwen2_5_vl", text, "received_attention")
+        return shape, joining_patches("qwen2_5_vl", "received_attention", llm=not slides(text))
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)

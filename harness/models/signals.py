@@ -14,34 +14,12 @@ import torch
 from torch import nn
 
 from ..contracts import Stage
+from .abilities import LAST_LAYER, NEXT_LAYER, TOWER
 from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
 
 if TYPE_CHECKING:
     from .cutter import Span
-
-CLIP = frozenset({"clip_patches", "clip_text"})
-"""Signals of a text encoder, a checkpoint of its own."""
-
-CLASS = frozenset({"class_attention", "class_query", "class_token"})
-"""Signals of towers with a class token."""
-
-TOWER = frozenset({"class_attention", "class_query", "keys", "received_attention"})
-"""Signals of single vision layers, named `signal@layer`."""
-
-LAST_LAYER = frozenset({"last_attention", "text_attention", "keys", "text_keys", "prompt_queries", "prompt_keys"})
-"""Signals of the LLM layer before a cut that its attention has to be tapped for."""
-
-NEXT_LAYER = frozenset({"next_last_attention", "next_text_attention", "next_visual_attention", "next_keys"})
-"""Signals of the LLM layer behind a cut, which is asked before the cut."""
-
-READABLE: Mapping[str, frozenset[str]] = {
-    "pixel": frozenset(),
-    "encoder": frozenset({"keys"}),
-    "projector": TOWER | CLASS | CLIP | {"features", "text_embeddings", "evidence"},
-    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places", "visible"},
-}
-"""Signals that are at hand at each place, without the `@layer` behind them."""
 
 TOKEN_AXIS: Mapping[str, int | None] = {
     "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,

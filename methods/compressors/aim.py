@@ -59,7 +59,7 @@ class Aim:
         reads = ("prompt_queries", "prompt_keys", "places", *(["visible"] if self.mask else []))
         layers = self.layers or [shape.scale(layer, of=28) for layer in range(15, 23)]
         left = {layer: keep * (7 - cut) // 8 for cut, layer in enumerate(layers) if self.prune}
-        cuts = [Stage("decoder", n, i, reads if n else (), joint=True, masks=self.mask) for i, n in left.items()]
+        cuts = [Stage("decoder", n, i, reads, joint=True, masks=self.mask) for i, n in left.items()]
         return (Stage("projector", keep), *cuts)
 
     def reduce(self, view: View, keep: int) -> Reduction:

@@ -16,6 +16,7 @@ from ..ops import squared_distances
 @compressor(
     "centerclip",
     places=("projector",),
+    frames=True,
     paper="arXiv 2205.00823",
     repository="mzhaoshuai/CenterCLIP",
     verified="selection",

@@ -15,6 +15,7 @@ from ..frames import frames_of
 @compressor(
     "dycoke",
     places=("projector",),
+    frames=True,
     clips=True,
     keeps_order=False,
     paper="arXiv 2411.15024",

@@ -18,6 +18,7 @@ from ..ops import density_peaks, top
 @compressor(
     "fastvid",
     places=("projector",),
+    frames=True,
     needs=("received_attention@-2",),
     budget_kind="at_most",
     merges=True,

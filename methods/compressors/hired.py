@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of
+from ..frames import sizes_of
 from ..ops import top
 
 
@@ -50,19 +51,16 @@ class HiRED:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         scores = view["class_attention@-2"].float().sum(1)
-        size, n = scores.shape
-        crops = frames_of(view)
-        if crops == 1 or keep == n:
+        n, sizes = scores.shape[1], sizes_of(view)
+        if len(sizes) == 1 or keep == n:
             return Reduction.keep(top(scores, keep), n, position="renumber")
-        salience = view["class_attention@0"].float().sum(1)[:, : n // crops]
-        counts = allocate(salience, crops, keep, self.alpha)
-        order = scores.view(size, crops, -1).sort(dim=-1, descending=True, stable=True).indices
-        taken = torch.arange(order.shape[2], device=order.device) < counts[..., None]
-        kept = torch.zeros_like(taken).scatter_(2, order, taken).flatten(1)
-        return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="renumber")
+        salience = view["class_attention@0"].float().sum(1)[:, : sizes[0]]
+        counts = allocate(salience, sizes, keep, self.alpha).repeat_interleave(torch.tensor(sizes), 1)
+        rank = torch.cat([own.argsort(descending=True, stable=True).argsort() for own in scores.split(sizes, 1)], 1)
+        return Reduction.keep([row.nonzero()[:, 0] for row in rank < counts], n, position="renumber")
 
 
-def allocate(salience: torch.Tensor, crops: int, total: int, alpha: float) -> torch.Tensor:
+def allocate(salience: torch.Tensor, sizes: Sequence[int], total: int, alpha: float) -> torch.Tensor:
     """How many tokens each crop of a picture keeps, [batch, crops], the whole picture first.
 
     The whole gets int(total * alpha). The parts share the rest by how many of the int(n * (1 - alpha)) most salient
@@ -70,12 +68,14 @@ def allocate(salience: torch.Tensor, crops: int, total: int, alpha: float) -> to
 
     Args:
         salience: [batch, n] of the tokens of the whole picture.
-        total: tokens of all crops together.
+        sizes: tokens of every crop, the whole picture first.
+        total: what is to be left of all crops together.
     """
-    size, n = salience.shape
+    (size, n), parts = salience.shape, len(sizes) - 1
     whole = min(int(total * alpha), n)
-    rest = min(total - whole, (crops - 1) * n)
-    run = top(salience, int(n * (1 - alpha))) * (crops - 1) // n
-    found = salience.new_zeros(size, crops - 1).scatter_add_(1, run, torch.ones_like(run, dtype=salience.dtype))
-    shares = (found / found.sum(1, keepdim=True).clamp(min=1) * rest).long().clamp(max=n)
+    rest = min(total - whole, sum(sizes[1:]))
+    run = top(salience, int(n * (1 - alpha))) * parts // n
+    found = salience.new_zeros(size, parts).scatter_add_(1, run, torch.ones_like(run, dtype=salience.dtype))
+    shares = (found / found.sum(1, keepdim=True).clamp(min=1) * rest).long()
+    shares = torch.minimum(shares, torch.tensor(sizes[1:], device=shares.device))
     return torch.cat([torch.full_like(shares[:, :1], whole), shares], 1)

@@ -18,6 +18,7 @@ from ..ops import dpc_knn, largest_share, select, top
 @compressor(
     "holitom",
     places=("projector", "decoder"),
+    frames=True,
     needs=("received_attention@-2", "last_attention"),
     budget_kind="at_most",
     merges=True,

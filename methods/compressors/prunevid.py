@@ -24,6 +24,7 @@ Group = tuple[slice, torch.Tensor]
 @compressor(
     "prunevid",
     places=("projector", "decoder"),
+    frames=True,
     needs=("text_attention",),
     budget_kind="at_most",
     merges=True,

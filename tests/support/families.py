@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import tiny
+import tiny_anyres
 
 TEMPLATE = (
     "{% for message in messages %}USER {% for part in message.content %}{% if part.type == 'image' %}"
@@ -92,7 +93,12 @@ def intern_processor():
     )  # fmt: skip
 
 
-FAMILIES = {"qwen2_5_vl": (qwen_config, qwen_processor, QWEN), "internvl": (intern_config, intern_processor, INTERN)}
+FAMILIES = {
+    "qwen2_5_vl": (qwen_config, qwen_processor, QWEN),
+    "internvl": (intern_config, intern_processor, INTERN),
+    "llava_next": (tiny_anyres.next_config, tiny_anyres.next_processor, tiny_anyres.IMAGE),
+    "llava_onevision": (tiny_anyres.onevision_config, tiny_anyres.onevision_processor, tiny_anyres.BOTH),
+}
 
 
 @cache
@@ -113,6 +119,8 @@ def save(folder: Path, name: str) -> Path:
     architecture = {
         "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
         "internvl": transformers.InternVLForConditionalGeneration,
+        "llava_next": transformers.LlavaNextForConditionalGeneration,
+        "llava_onevision": transformers.LlavaOnevisionForConditionalGeneration,
     }[name]
     tiny.random_model(architecture, config, specials=4 + len(special)).save_pretrained(folder)
     processor().save_pretrained(folder)

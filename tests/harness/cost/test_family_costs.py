@@ -21,7 +21,10 @@ CUTS = {
     "before the projector": (Stage("projector", 5, features=True),),
     "decoder": (Stage("decoder", 7, layer=1), Stage("decoder", 2, layer=3, reads=("next_last_attention",))),
 }
-GRIDS = {"qwen2_5_vl": [(4, 4), (5, 3), (7, 10)], "internvl": [(4, 4)]}
+GRIDS = {
+    "qwen2_5_vl": [(4, 4), (5, 3), (7, 10)], "internvl": [(4, 4)], "llava_next": [(4, 4), (3, 4)],
+    "llava_onevision": [(4, 4), (3, 3)],
+}  # fmt: skip
 
 
 class First:
@@ -52,7 +55,15 @@ def test_a_qwen_of_seven_billion_costs_what_was_counted_for_it():
         )
 
 
-@pytest.mark.parametrize("ref", ["Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf"])
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "OpenGVLab/InternVL3-8B-hf",
+        "llava-hf/llava-v1.6-mistral-7b-hf",
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    ],
+)
 def test_the_counter_equals_the_closed_form_for_published_models(ref):
     config = load_config(ref)
     schedule = lay_out((Stage("decoder", 64, layer=2),), describe(config)[0])

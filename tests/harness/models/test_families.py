@@ -8,7 +8,10 @@ import tiny
 import torch
 import vlm
 from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage, UserError
-from toksweep.harness.models import describe, open_model
+from toksweep.harness.listing import listing
+from toksweep.harness.models import describe, model_shape, open_model
+from toksweep.harness.models.abilities import ORDINARY
+from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.schedule import lay_out, untouched
 
 PLAIN = torch.no_grad()
@@ -56,8 +59,21 @@ def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
     given = vlm.native(model, batch)
     given.pop("mm_token_type_ids", None)
     want = model.model.model.get_image_features(**given).pooler_output
-    for own, wanted in zip(model.encode(batch).tokens, want, strict=True):
-        close(own, wanted)
+    close(in_prompt(model, batch), torch.cat(list(want)))
+
+
+def in_prompt(model, batch):
+    """The visual tokens of a batch, separators included, in the order of their placeholders."""
+    encoded = model.encode(batch)
+    found = []
+    for row, order in enumerate(batch.order):
+        images = batch.images_of(row)
+        tokens = {number: iter(encoded.tokens[image]) for number, image in enumerate(images)}
+        if SEPARATOR in order:
+            rows = model.separators(batch.crops, encoded)
+            tokens[SEPARATOR] = iter(torch.cat([rows[image] for image in images]))
+        found += [next(tokens[number]) for number in order.tolist()]
+    return torch.stack(found)
 
 
 def tower_maps(model, batch, layer):
@@ -141,7 +157,7 @@ def test_a_budget_that_a_picture_cannot_reach_is_refused_for_it(qwen):
         qwen.prefill(vlm.batch(qwen), None, method, schedule, seed=0)
 
 
-def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_but_not_jointly(qwen):
+def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_or_jointly(qwen):
     batch = qwen.prepare([vlm.LONG], [[tiny.picture(1), tiny.picture(2, (40, 60))]])
     assert [crop.grid for crop in batch.crops] == [(4, 4), (5, 3)]
     schedule = lay_out((Stage("projector", 8),), qwen.shape)
@@ -149,8 +165,13 @@ def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_but_not_jointly(q
     qwen.prefill(batch, None, watching, schedule, seed=0)
     assert [(view.grid, view.shape.tokens) for view in watching.views] == [((4, 4), 16), ((5, 3), 15)]
     joint = lay_out((Stage("projector", 8, joint=True),), qwen.shape)
-    with pytest.raises(Refusal, match="must then be of one size"):
-        qwen.prefill(batch, None, Watching(), joint, seed=0)
+    watching = Watching()
+    qwen.prefill(batch, None, watching, joint, seed=0)
+    (view,) = watching.views
+    assert view.image[0].tolist() == [0] * 16 + [1] * 15
+    method, schedule, _ = vlm.cell(qwen, "fastvid", 8)
+    with pytest.raises(Refusal, match="frames of a clip, or other pictures of one size, and these differ"):
+        qwen.prefill(batch, None, method, schedule, seed=0)
 
 
 def test_where_one_view_holds_all_tiles_the_whole_comes_first(intern):
@@ -195,3 +216,9 @@ def test_a_processor_without_a_chat_template_is_named(qwen, monkeypatch):
     monkeypatch.setattr(qwen.processor, "chat_template", None)
     with pytest.raises(UserError, match="qwen2_5_vl has no chat template"):
         vlm.batch(qwen)
+
+
+@pytest.mark.parametrize("ref", [row["name"] for row in listing("models")[0]])
+def test_published_checkpoints_serve_what_the_list_of_methods_says(ref):
+    _, info = model_shape(ref)
+    assert info == ORDINARY[info.name]
