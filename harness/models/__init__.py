@@ -25,6 +25,7 @@ FAMILIES = {
     "internvl": ("internvl", "InternVL"),
     "llava": ("llava", "Llava"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VL"),
+    "qwen3_vl": ("qwen3_vl", "Qwen3_VL"),
 }
 """By `model_type`: module and class."""
 
