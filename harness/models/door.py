@@ -73,8 +73,8 @@ def enter(
             along = tuple(rows[:, width:] for rows in reduced) if along else ()
     if not projected:
         features = _through(encoded, features)
-    # A dropped placeholder that has become padding must not ask for a visual token.
     packed = _packed(batch, encoded, span, features, separators)
+    # A dropped placeholder that has become padding must not ask for a visual token.
     return ids.masked_fill(~span.valid, 0), settled(span), whole, packed, along
 
 
