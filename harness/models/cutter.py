@@ -363,7 +363,7 @@ class Cutter:
 
 
 def _spread(along: Sequence[torch.Tensor], span: Span) -> torch.Tensor:
-    """What runs along, of every image [tokens, width], at the slots of its tokens: [batch, n, width], zeros at text."""
+    """What runs along, of every image [tokens, width], at its tokens' slots: [batch, n, width], zeros elsewhere."""
     spread = along[0].new_zeros(*span.visual.shape, along[0].shape[-1])
     for (row, places), rows in zip(span.slots(), along, strict=True):
         spread[row, places] = rows
