@@ -33,10 +33,10 @@ def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_
     assert "needs the signal class_token and the signal class_attention@-2" in error
 
 
-def test_flops_of_a_family_need_no_weights(folder, here):
+@pytest.mark.parametrize(("ref", "full"), [("OpenGVLab/InternVL3-8B-hf", 256), ("Qwen/Qwen3-VL-8B-Instruct", 576)])
+def test_flops_of_a_family_need_no_weights(folder, here, ref, full):
     code, out, error = here(
-        "cost", "--model", "OpenGVLab/InternVL3-8B-hf", "--method", "none", "--method", "divprune", "--budget", "64",
-        "--json", cwd=folder,
+        "cost", "--model", ref, "--method", "none", "--method", "divprune", "--budget", "64", "--json", cwd=folder,
     )  # fmt: skip
     assert code == 0, error
-    assert [row["tokens_entering"] for row in json.loads(out)] == [256, 64]
+    assert [row["tokens_entering"] for row in json.loads(out)] == [full, 64]

@@ -116,13 +116,18 @@ class FlopCounter:
         from transformers import vision_utils
 
         vision, grid = self.config.vision_config, torch.tensor([[1, rows, columns]])
-        index, ends = vision_utils.get_vision_window_index(grid, tower.merge, vision.window_size, vision.patch_size)
         given = {
             "position_ids": vision_utils.get_vision_position_ids(grid, tower.merge).to("meta"),
             "cu_seqlens": vision_utils.get_vision_cu_seqlens(grid),
-            "window_index": index.to("meta"),
-            "cu_window_seqlens": ends,
         }
+        if tower.window:
+            index, ends = vision_utils.get_vision_window_index(grid, tower.merge, vision.window_size, vision.patch_size)
+            given |= {"window_index": index.to("meta"), "cu_window_seqlens": ends}
+        else:  # learned places, resampled to the picture's grid
+            index, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+                grid, self._tower.num_grid_per_side, spatial_merge_size=tower.merge
+            )
+            given |= {"interp_indices": index.to("meta"), "interp_weights": weights.to("meta")}
         whole = on_meta(lambda x: self._tower(x, grid_thw=grid, **given), (rows * columns, tower.patch))
         return whole - self._projected(rows * columns // tower.merge**2)
 

@@ -28,6 +28,7 @@ FAMILIES = {
     "llava_next": ("llava_next", "LlavaNext"),
     "llava_onevision": ("llava_onevision", "LlavaOnevision"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VL"),
+    "qwen3_vl": ("qwen3_vl", "Qwen3_VL"),
 }
 """By `model_type`: module and class."""
 

@@ -95,5 +95,6 @@ ORDINARY: Mapping[str, FamilyInfo] = {
     "llava_next": in_crops(reading_tower("llava_next")),
     "llava_onevision": in_crops(reading_tower("llava_onevision", class_token=False, clip=False)),
     "qwen2_5_vl": joining_patches("qwen2_5_vl", "received_attention"),
+    "qwen3_vl": joining_patches("qwen3_vl", "received_attention"),
 }
 """What the published checkpoints of every family serve; a test holds it against their configurations."""

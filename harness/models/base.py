@@ -254,11 +254,11 @@ class VisionLanguageModel(ABC):
         if encoded is None or anew:
             encoded = encode(self, batch, reads, made, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
-        ids, span, whole, features = enter(
+        ids, span, whole, features, along = enter(
             batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions,
             separators=self.separators,
         )  # fmt: skip
-        cutter = Cutter(self.text_model, made, calls, span, whole)
+        cutter = Cutter(self.text_model, made, calls, span, whole, along)
         cache = self._new_cache()
         with cutter.prefill():
             logits = self._forward(ids, span.valid, span.position, cache, features)
@@ -298,7 +298,8 @@ class VisionLanguageModel(ABC):
         return logits
 
     def container(self, features: torch.Tensor) -> object:
-        """Visual tokens of a whole batch, [tokens, dim], in the form in which the model takes encoded images."""
+        """Visual tokens of a whole batch, [tokens, dim], in the form in which the model takes encoded images; what runs
+        along is the cutter's to add."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         return BaseModelOutputWithPooling(pooler_output=[features])

@@ -99,12 +99,13 @@ class Span:
 
 def reduce_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor],
-    signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False,
+    signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False, width: int | None = None,
 ) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
 
     Args:
         class_last: the last token of every image is a class token.
+        width: the compressor sees the first so many numbers of a token, and the rest runs along; default all.
 
     Returns:
         As `Span.cut`, and the reduced tokens of every image.
@@ -116,7 +117,7 @@ def reduce_span(
     kept = {i: span.position[..., row, places] for i, (row, places) in enumerate(slots)}
     reduced = {i: tokens[i][: len(places)] for i, (_, places) in enumerate(slots)}
     renumber = False
-    for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last):
+    for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last, width=width):
         renumber = renumber or _renumbers(reduction)
         out = reduction.apply(stacked)
         for number, images in enumerate(rows):
@@ -152,7 +153,7 @@ def hide_in_span(
 
 def _called(
     cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]], *,
-    class_last: bool = False,
+    class_last: bool = False, width: int | None = None,
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, Reduction, list[tuple[int, ...]]]]:  # fmt: skip
     """The compressor's calls for all images that it cuts and that have tokens left: the images of every row, what it
     saw of them, what it made of it, and how many tokens it left of each image."""
@@ -171,8 +172,8 @@ def _called(
         read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
         rows = [one.images for one in group]
         class_index = stacked.shape[1] - 1 if class_last else None
-        stage = replace(cut.stage, keep=group[0].keep)
-        yield rows, stacked, *calls.reduce(stage, rows, stacked, read, class_index=class_index)
+        stage, shown = replace(cut.stage, keep=group[0].keep), stacked[..., :width].contiguous()
+        yield rows, stacked, *calls.reduce(stage, rows, shown, read, class_index=class_index)
 
 
 class _Seen:
@@ -221,12 +222,14 @@ class Cutter:
     """
 
     def __init__(
-        self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None
+        self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None,
+        along: Sequence[torch.Tensor] = (),
     ) -> None:  # fmt: skip
         """
         Args:
             cuts: of which those inside the LLM concern it, and whether it unmerges.
             span: of the prompt that enters; whole: of the prompt before any cut, needed to unmerge.
+            along: of every image's tokens, what runs along with them; see `Encoded.along`.
         """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
@@ -246,6 +249,7 @@ class Cutter:
         self._span = span
         self._signals = DecoderSignals(text_model, stages, span.behind)
         self._rope: object = None
+        self._along = _spread(along, span) if along else None
         self.spans: list[Span] = []
 
     @contextmanager
@@ -286,29 +290,41 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
+        elif self._along is not None:
+            tokens = self._added(tokens, self._along)
         if cut := self._cuts.get(number):
             tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
         if number < self._first:
-            return None
+            return None if tokens is args[0] else ((tokens, *args[1:]), kwargs)
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)
 
     def _cut(self, cut: Cut, tokens: torch.Tensor, rope: object) -> torch.Tensor:
         assert self._calls is not None
         slots = self._span.slots()
-        given = [tokens[row, places] for row, places in slots]
         signals = self._signals.at(cut.stage, tokens, self._span, rope)
         if cut.stage.masks:
+            given = [tokens[row, places] for row, places in slots]
             self._span = hide_in_span(self._span, cut, self._calls, given, signals)
             return tokens
-        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals)
-        tokens = tokens.clone()
+        width = tokens.shape[-1]
+        tokens = tokens.clone() if self._along is None else torch.cat([tokens, self._along], -1)
+        given = [tokens[row, places] for row, places in slots]
+        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals, width=width)
         for (row, places), rows in zip(slots, reduced, strict=True):
             tokens[row, places[: len(rows)]] = rows
         tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
+        if self._along is not None:
+            tokens, self._along = tokens[..., :width].contiguous(), tokens[..., width:]
         self._span, self._rope = span, self._rotary(tokens, span.position)
         return tokens
+
+    def _added(self, tokens: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+        """Tokens behind one more layer, with the first list that runs along; the next layer's turn is the next one."""
+        width = tokens.shape[-1]
+        self._along = along[..., width:] if along.shape[-1] > width else None
+        return tokens + along[..., :width]
 
     def next_position(self, number: int, past: int) -> torch.Tensor:
         """[..., batch, 1] where the token after `past` new ones stands in layer `number`.
@@ -340,6 +356,14 @@ class Cutter:
         # Position ids only serve to guess packed sequences from gaps, and there are none.
         mask = causal_mask(self._kernel, visible, tokens.shape[1], tokens.dtype)
         return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
+
+
+def _spread(along: Sequence[torch.Tensor], span: Span) -> torch.Tensor:
+    """What runs along, of every image [tokens, width], at its tokens' slots: [batch, n, width], zeros elsewhere."""
+    spread = along[0].new_zeros(*span.visual.shape, along[0].shape[-1])
+    for (row, places), rows in zip(span.slots(), along, strict=True):
+        spread[row, places] = rows
+    return spread
 
 
 def counted(valid: torch.Tensor) -> torch.Tensor:

@@ -78,10 +78,12 @@ class Sight(NamedTuple):
     Attributes:
         rows: of every crop [n, dim], a class token in front where the tower has one.
         tokens: makes the visual tokens of every crop, where they are not `rows` through the projector one by one.
+        along: of every crop, see `Encoded.along`.
     """
 
     rows: Sequence[torch.Tensor]
     tokens: Callable[[], Sequence[torch.Tensor]] | None = None
+    along: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ class Encoded:
         project: through the projector, [rows, dim] to [rows, dim].
         whole: makes the visual tokens of all images, where they are not `features` through the projector row by row.
         signals: what was asked for, a tensor per image.
+        along: [patches, lists * dim], further features of every visual token that no compressor sees: whatever is done
+            to the tokens is done to them, and the LLM adds one list of them behind each of its first layers. Empty in
+            families whose LLM adds none.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -140,6 +145,7 @@ class Encoded:
     project: Callable[[torch.Tensor], torch.Tensor]
     signals: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     whole: Callable[[], Sequence[torch.Tensor]] | None = None
+    along: tuple[torch.Tensor, ...] = ()
 
     @cached_property
     def tokens(self) -> tuple[torch.Tensor, ...]:
@@ -165,7 +171,8 @@ class Encoded:
         signals = {name: pick(values) for name, values in self.signals.items()}
         classes = pick(self.class_rows) if self.class_rows else ()
         whole = (lambda: pick(self.tokens)) if self.whole else None
-        share = Encoded(pick(self.features), classes, self.project, signals, whole)
+        along = pick(self.along) if self.along else ()
+        share = Encoded(pick(self.features), classes, self.project, signals, whole, along)
         for name in {"tokens", "class_tokens"} & set(self.__dict__):
             share.__dict__[name] = pick(getattr(self, name))
         return share

@@ -28,9 +28,10 @@ def enter(
     words: Embed,
     positions: Place,
     separators: Separate,
-) -> tuple[torch.Tensor, Span, Span, torch.Tensor]:
+) -> tuple[torch.Tensor, Span, Span, torch.Tensor, tuple[torch.Tensor, ...]]:
     """The prompt after all cuts in front of the LLM: ids [batch, length], the span of them, the one of the prompt
-    before any cut, and the visual tokens [tokens, dim] in the order of the placeholders.
+    before any cut, the visual tokens [tokens, dim] in the order of the placeholders, and what runs along with those of
+    every image.
 
     Args:
         calls: of the compressor that the cuts belong to.
@@ -42,7 +43,7 @@ def enter(
     where = positions(batch.input_ids, valid, [crop.grid for crop in batch.crops])
     span = whole = whole_span(_visual(batch, placeholder), valid, where)
     behind = span.behind
-    ids, features, projected = batch.input_ids, encoded.features, False
+    ids, features, along, projected = batch.input_ids, encoded.features, encoded.along, False
     if {"pixel", "encoder"} & {cut.stage.place for cut in cuts}:
         assert calls is not None
         slots = span.slots()
@@ -64,12 +65,17 @@ def enter(
                 else features
             )
             signals = _signals(batch, encoded, stage, behind, words)
-            order, span, reduced = reduce_span(span, cut, calls, tokens, signals, class_last=classes)
-            ids, features = ids.gather(1, order), tuple(reduced)
+            width = tokens[0].shape[-1]
+            if along:
+                tokens = tuple(torch.cat(pair, -1) for pair in zip(tokens, along, strict=True))
+            order, span, reduced = reduce_span(span, cut, calls, tokens, signals, class_last=classes, width=width)
+            ids, features = ids.gather(1, order), tuple(rows[:, :width] for rows in reduced)
+            along = tuple(rows[:, width:] for rows in reduced) if along else ()
     if not projected:
         features = _through(encoded, features)
+    packed = _packed(batch, encoded, span, features, separators)
     # A dropped placeholder that has become padding must not ask for a visual token.
-    return ids.masked_fill(~span.valid, 0), settled(span), whole, _packed(batch, encoded, span, features, separators)
+    return ids.masked_fill(~span.valid, 0), settled(span), whole, packed, along
 
 
 def _visual(batch: Batch, placeholder: int) -> torch.Tensor:

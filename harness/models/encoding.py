@@ -36,6 +36,7 @@ def encode(
     # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
     alone = bool(inside) and calls is not None and calls.kind == "adaptive"
     seen: list[torch.Tensor] = []
+    along: list[torch.Tensor] = []
     finishes: list[Callable[[], Sequence[torch.Tensor]]] = []
     listed: dict[str, list[torch.Tensor]] = {}
     for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
@@ -47,6 +48,7 @@ def encode(
                 stack.enter_context(Merger(model.blocks, inside, calls, class_index, images).attached())
             sight = model.see(own, resized=resized)
         seen += sight.rows
+        along += sight.along
         if sight.tokens:
             finishes.append(sight.tokens)
         for name, values in found.items():
@@ -61,7 +63,7 @@ def encode(
     signals |= _clip_signals(model, batch, reads, features)
     classes = tuple(rows[:1] for rows in seen) if first else ()
     whole = (lambda: [tokens for finish in finishes for tokens in finish()]) if finishes else None
-    return Encoded(features, classes, model.project, signals, whole)
+    return Encoded(features, classes, model.project, signals, whole, tuple(along))
 
 
 def _shrunk(model: VisionLanguageModel, crop: Crop, grid: tuple[int, int]) -> Crop:

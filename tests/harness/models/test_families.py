@@ -1,5 +1,6 @@
 """What only families beside LLaVA have: grids of their own, tiles, windows, positions of three numbers."""
 
+import sys
 from dataclasses import dataclass, field
 
 import families
@@ -25,9 +26,9 @@ def opened(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def qwen(opened):
-    return opened["qwen2_5_vl"]
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def qwen(opened, request):
+    return opened[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,7 @@ def in_prompt(model, batch):
 
 
 def tower_maps(model, batch, layer):
-    """Every [heads, patches, patches] attention map of one layer of a Qwen tower, zero between windows."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
-
+    """[heads, patches, patches], the attention map of one layer of a Qwen tower, zero between windows and images."""
     block, seen = model.model.model.visual.blocks[layer], {}
 
     def hook(module, args, kwargs):
@@ -89,7 +88,8 @@ def tower_maps(model, batch, layer):
     model.encode(batch)
     handle.remove()
     query, key, _ = block.attn.qkv(seen["states"]).unflatten(-1, (3, block.attn.num_heads, -1)).unbind(1)
-    query, key = apply_rotary_pos_emb_vision(query, key, *seen["position_embeddings"])
+    turn = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
+    query, key = turn(query, key, *seen["position_embeddings"])
     scores = torch.einsum("qhd,khd->hqk", query, key) * block.attn.scaling
     window = torch.bucketize(torch.arange(len(query)), seen["cu_seqlens"][1:], right=True)
     return scores.masked_fill(window[:, None] != window, -torch.inf).softmax(-1)
@@ -104,8 +104,9 @@ def test_received_attention_of_a_qwen_is_the_mean_over_a_tokens_patches_in_raste
     start = 0
     for own, crop in zip(found, batch.crops, strict=True):
         rows, wide = crop.grid
-        # windows of 2 x 2 tokens, row by row, and row by row in each of them
-        places = sorted(range(rows * wide), key=lambda t: (t // wide // 2, t % wide // 2, t // wide, t % wide))
+        places = list(range(rows * wide))
+        if qwen.family == "qwen2_5_vl":  # windows of 2 x 2 tokens, row by row, and row by row in each of them
+            places.sort(key=lambda t: (t // wide // 2, t % wide // 2, t // wide, t % wide))
         want = torch.empty_like(own)
         want[:, places] = columns[:, start : start + crop.tokens] / (4 * crop.tokens)
         close(own, want)
@@ -214,7 +215,7 @@ def test_an_internvl_that_hands_on_something_else_is_refused():
 
 def test_a_processor_without_a_chat_template_is_named(qwen, monkeypatch):
     monkeypatch.setattr(qwen.processor, "chat_template", None)
-    with pytest.raises(UserError, match="qwen2_5_vl has no chat template"):
+    with pytest.raises(UserError, match=f"{qwen.family} has no chat template"):
         vlm.batch(qwen)
 
 
