@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -26,8 +27,8 @@ def sizes_of(view: View) -> list[int]:
     """How many tokens each image of a row has, in order."""
     if view.image is None:
         return [view.tokens.shape[1]]
-    found: list[int] = view.image[0].unique_consecutive(return_counts=True)[1].tolist()
-    return found
+    numbers = view.image[0].tolist()
+    return [len(list(run)) for _, run in groupby(numbers)]
 
 
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:

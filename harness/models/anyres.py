@@ -177,7 +177,7 @@ class Anyres(Llava):
 
         def tokens() -> list[torch.Tensor]:
             projected = self.project(torch.cat(patches))
-            return self._packed(projected.split(len(patches[0])), crops)
+            return self._packed(torch.split(projected, len(patches[0])), crops)
 
         return Sight([torch.cat([own[:first], seen]) for own, seen in zip(rows, features, strict=True)], tokens)
 

@@ -56,7 +56,9 @@ class HiRED:
             return Reduction.keep(top(scores, keep), n, position="renumber")
         salience = view["class_attention@0"].float().sum(1)[:, : sizes[0]]
         counts = allocate(salience, sizes, keep, self.alpha).repeat_interleave(torch.tensor(sizes), 1)
-        rank = torch.cat([own.argsort(descending=True, stable=True).argsort() for own in scores.split(sizes, 1)], 1)
+        rank = torch.cat(
+            [own.argsort(descending=True, stable=True).argsort() for own in torch.split(scores, sizes, 1)], 1
+        )
         return Reduction.keep([row.nonzero()[:, 0] for row in rank < counts], n, position="renumber")
 
 
