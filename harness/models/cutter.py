@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ class Span:
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
+        apart: do slots of an image stand apart, with others of the sample between them?
         owner: the batch row of every image.
         behind: per batch row, the text tokens behind its last image.
     """
@@ -45,6 +47,7 @@ class Span:
     hidden: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
+    apart: bool
     owner: tuple[int, ...]
     behind: tuple[int, ...]
 
@@ -62,12 +65,12 @@ class Span:
         """[batch] visual tokens of each sample, separators and hidden ones included."""
         return (self.valid & (self.visual != -1)).sum(1)
 
-    def cut(self, kept: Mapping[int, torch.Tensor], renumber: bool) -> tuple[torch.Tensor, Span]:
-        """Keep the leading slots of every image, with new positions, all text, and the separators of samples that lose
-        no token.
+    def cut(self, kept: Mapping[int, Seats], renumber: bool) -> tuple[torch.Tensor, Span]:
+        """Keep some slots of every image, with new positions, all text, and the separators of samples that lose no
+        token.
 
         Args:
-            kept: per image the positions [..., count] of the tokens that are left, in order.
+            kept: per image what is left.
             renumber: make the positions of the whole prompt contiguous again, where a position is one number.
 
         Returns:
@@ -76,11 +79,10 @@ class Span:
         keep = self.valid & (self.visual < 0)
         position = self.position.clone()
         left = [(row, slots, kept[image]) for image, (row, slots) in enumerate(self.slots())]
-        for row in {row for row, slots, new in left if new.shape[-1] < len(slots)}:
+        for row in {row for row, slots, seats in left if len(seats.slots) < len(slots)}:
             keep[row] &= self.visual[row] != SEPARATOR
-        for row, slots, new in left:
-            places = slots[: new.shape[-1]]
-            keep[row, places], position[..., row, places] = True, new
+        for row, _, seats in left:
+            keep[row, seats.slots], position[..., row, seats.slots] = True, seats.position
         width = int(keep.sum(1).max())
         order = torch.sort(keep.int(), dim=1, stable=True).indices[:, -width:]
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
@@ -97,10 +99,22 @@ class Span:
         return order, cut
 
 
+class Seats(NamedTuple):
+    """Where the tokens that are left of one image stand.
+
+    Attributes:
+        slots: [count] of the span, in order.
+        position: [..., count] rotary positions.
+    """
+
+    slots: torch.Tensor
+    position: torch.Tensor
+
+
 def reduce_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor],
     signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False, width: int | None = None,
-) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
+) -> tuple[torch.Tensor, Span, list[torch.Tensor], list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
 
     Args:
@@ -108,13 +122,13 @@ def reduce_span(
         width: the compressor sees the first so many numbers of a token, and the rest runs along; default all.
 
     Returns:
-        As `Span.cut`, and the reduced tokens of every image.
+        As `Span.cut`, the reduced tokens of every image, and the slots of the old span that they take.
 
     Raises:
         Refusal: see `_called`.
     """
     slots = span.slots()
-    kept = {i: span.position[..., row, places] for i, (row, places) in enumerate(slots)}
+    kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(slots)}
     reduced = {i: tokens[i][: len(places)] for i, (_, places) in enumerate(slots)}
     renumber = False
     for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last, width=width):
@@ -126,12 +140,26 @@ def reduce_span(
             position = _positions(span.position[..., slots[images[0]][0], :], places, reduction, number, total)
             start = 0
             for i, count in zip(images, counts[number], strict=True):
-                if count > len(slots[i][1]):
-                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(slots[i][1])}")
-                reduced[i], kept[i] = out[number, start : start + count], position[..., start : start + count]
-                start += count
+                own = slots[i][1]
+                if count > len(own):
+                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(own)}")
+                end = start + count
+                seats = own[:count]
+                if span.apart:
+                    seats = _seats(own, places[reduction.anchor[number, start:end].clamp(max=len(places) - 1)])
+                reduced[i], kept[i] = out[number, start:end], Seats(seats, position[..., start:end])
+                start = end
     order, shorter = span.cut(kept, renumber)
-    return order, shorter, [reduced[i] for i in range(len(tokens))]
+    return order, shorter, [reduced[i] for i in range(len(tokens))], [kept[i].slots for i in range(len(tokens))]
+
+
+def _seats(slots: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The slots of an image that its tokens take, in order: where they stood, and for such as stood in one slot, or in
+    none, the first free ones."""
+    taken = torch.isin(slots, anchors)
+    free = (~taken).nonzero()[:, 0]
+    taken[free[: len(anchors) - int(taken.sum())]] = True
+    return slots[taken]
 
 
 def hide_in_span(
@@ -311,9 +339,9 @@ class Cutter:
         width = tokens.shape[-1]
         tokens = tokens.clone() if self._along is None else torch.cat([tokens, self._along], -1)
         given = [tokens[row, places] for row, places in slots]
-        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals, width=width)
-        for (row, places), rows in zip(slots, reduced, strict=True):
-            tokens[row, places[: len(rows)]] = rows
+        order, span, reduced, seats = reduce_span(self._span, cut, self._calls, given, signals, width=width)
+        for (row, _), taken, rows in zip(slots, seats, reduced, strict=True):
+            tokens[row, taken] = rows
         tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
         if self._along is not None:
             tokens, self._along = tokens[..., :width].contiguous(), tokens[..., width:]
@@ -377,7 +405,9 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
     behind = [visual.shape[1] - 1 - int((row != -1).nonzero()[-1, 0]) for row in visual]
     hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
-    return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
+    images = [(visual[row] == image).nonzero()[:, 0] for image, row in enumerate(owner)]
+    apart = any(int(slots[-1] - slots[0]) >= len(slots) for slots in images)
+    return Span(visual, valid, hidden, position, shift, apart, tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

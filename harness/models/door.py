@@ -10,7 +10,7 @@ import torch
 from ..contracts import Stage
 from ..schedule import Cut
 from .calls import Calls, Grid
-from .cutter import Span, reduce_span, settled, whole_span
+from .cutter import Seats, Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
@@ -47,7 +47,8 @@ def enter(
     if {"pixel", "encoder"} & {cut.stage.place for cut in cuts}:
         assert calls is not None
         slots = span.slots()
-        kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
+        left = [(row, places[: len(features[i])]) for i, (row, places) in enumerate(slots)]
+        kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(left)}
         order, span = span.cut(kept, renumber=True)
         ids = ids.gather(1, order)
         if calls.grids != calls.full:
@@ -68,7 +69,7 @@ def enter(
             width = tokens[0].shape[-1]
             if along:
                 tokens = tuple(torch.cat(pair, -1) for pair in zip(tokens, along, strict=True))
-            order, span, reduced = reduce_span(span, cut, calls, tokens, signals, class_last=classes, width=width)
+            order, span, reduced, _ = reduce_span(span, cut, calls, tokens, signals, class_last=classes, width=width)
             ids, features = ids.gather(1, order), tuple(rows[:, :width] for rows in reduced)
             along = tuple(rows[:, width:] for rows in reduced) if along else ()
     if not projected:
