@@ -247,7 +247,10 @@ class _Pictures(_Prompt):
     def _build(self, case: Case, parts: Mapping[str, Any], attention: str) -> nn.Module:
         from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-        return LlavaForConditionalGeneration._from_config(LlavaConfig(**parts), attn_implementation=attention)
+        found: nn.Module = LlavaForConditionalGeneration._from_config(
+            LlavaConfig(**parts), attn_implementation=attention
+        )
+        return found
 
     def _show(self, case: Case) -> Shown:
         pixels = torch.from_numpy(case["pixel_values"])[0]
@@ -288,9 +291,10 @@ class _Tiles(_Pictures):
         from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
         config = LlavaNextConfig(**parts, image_grid_pinpoints=[case["image_size"].tolist()])
-        model = LlavaNextForConditionalGeneration._from_config(config, attn_implementation=attention)
+        model: Any = LlavaNextForConditionalGeneration._from_config(config, attn_implementation=attention)
         model.model.image_newline = None
-        return model
+        found: nn.Module = model
+        return found
 
     def _show(self, case: Case) -> Shown:
         assert isinstance(self._model, LlavaNext)
