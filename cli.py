@@ -203,6 +203,9 @@ def cost(
     method: Methods = None,
     budget: Budgets = None,
     text_tokens: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt.")] = 64,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images of the prompt: pictures, crops of one, or frames of a clip.")
+    ] = 1,
     budget_convention: Annotated[Convention, typer.Option(help="Which token count --budget means.")] = "mean",
     dtype: Annotated[str, typer.Option(help="For the size of the KV cache.")] = "bf16",
     text_encoder: Annotated[
@@ -221,13 +224,14 @@ def cost(
     from .harness.cost.table import cost_table
 
     rows, refused = cost_table(
-        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype,
-        text_encoder=text_encoder, flops=flops_convention or (),
+        model, method or ["none"], budget or [], text_tokens=text_tokens, images=images, convention=budget_convention,
+        dtype=dtype, text_encoder=text_encoder, flops=flops_convention or (),
     )  # fmt: skip
     if as_json:
         _print_json(rows)
     else:
-        _print_table(rows, title=f"Costs of {model}")
+        shown = [{k: v for k, v in row.items() if k != "flops_per_layer"} for row in rows]
+        _print_table(shown, title=f"Costs of {model}")
     _tell_refused(refused)
 
 

@@ -21,6 +21,7 @@ def cost_table(
     budgets: Sequence[str],
     *,
     text_tokens: int = 64,
+    images: int = 1,
     convention: Convention = "mean",
     dtype: str = "bf16",
     text_encoder: str | None = None,
@@ -33,6 +34,7 @@ def cost_table(
         methods: as typed, such as `fastv(layer=3)`; `none` has one row, at the full count.
         budgets: as typed; what they count is the convention's matter.
         text_tokens: prompt tokens that are no visual tokens.
+        images: of the model in the prompt: pictures, crops of one, or frames of a clip.
         dtype: of the KV cache.
         text_encoder: a folder or hub id of a CLIP checkpoint, for methods that read one.
         flops: published conventions by name, each a further column `flops[NAME]` beside ours.
@@ -60,10 +62,11 @@ def cost_table(
         for budget in [None] if entry.kind == "untouched" else parsed:
             try:
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
-                spent = counter.count(schedule, text_tokens, compressor, encoder)
+                spent = counter.count(schedule, text_tokens, compressor, encoder, images)
             except Refusal as reason:
                 refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
                 continue
+            layers = [images * n for n in schedule.layers]
             rows.append(
                 {
                     "model": model,
@@ -72,16 +75,18 @@ def cost_table(
                     if budget is None
                     else budget.tokens(schedule.full, capped=info.shape.varies),
                     "text_tokens": text_tokens,
-                    "tokens_entering": schedule.entering,
-                    "tokens_mean": schedule.mean,
+                    "images": images,
+                    "tokens_entering": images * schedule.entering,
+                    "tokens_mean": images * schedule.mean,
                     "flops_vision": spent.vision,
                     "flops_projector": spent.projector,
                     "flops_compressor": spent.compressor,
                     "flops_prefill": spent.prefill,
                     "flops_decode_token": spent.decode_token,
-                    "kv_bytes": kv_bytes(config, dtype, text_tokens, schedule.layers),
+                    "kv_bytes": kv_bytes(config, dtype, text_tokens, layers),
+                    "flops_per_layer": list(spent.per_layer),
                 }
-                | {f"flops[{n}]": round(of(config, schedule.layers, text_tokens)) for n, of in conventions.items()}
+                | {f"flops[{n}]": round(of(config, layers, text_tokens)) for n, of in conventions.items()}
             )
     if not rows:
         reasons = dict.fromkeys(f"{r.method}{f' at {r.budget}' if r.budget else ''}: {r.reason}" for r in refused)
