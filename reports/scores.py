@@ -1,0 +1,100 @@
+"""What every sample of every cell scored, read once; and means of cells over the same resamples of clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics.statistics import Resampled, combine, resample_means
+from ..results.store import Cell, MetricInfo, ResultsFolder
+from .pairing import Scored, bins_of, tabulate
+
+Key = tuple[str, str, str]
+"""A cell's id, a metric and its protocol: a headline row of the table of cells."""
+Scores = dict[Key, dict[str, Scored]]
+"""Samples by id."""
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """The key of a row of the table of cells."""
+    return row["cell_id"], row["metric"], row["protocol"]
+
+
+def read_scores(folder: ResultsFolder) -> Scores:
+    """The scores of all cells of a folder; metrics that explain scores and are none are left out."""
+    found: Scores = {}
+    for cell in folder.cells():
+        metrics = [m for m in cell.metrics if m.family != "evidence"]
+        keys = [(cell.cell_id, m.name, m.protocol) for m in metrics]
+        found |= dict(zip(keys, scored(folder, cell, metrics), strict=True))
+    return found
+
+
+def scored(folder: ResultsFolder, cell: Cell, metrics: Sequence[MetricInfo]) -> list[dict[str, Scored]]:
+    """Per metric, what the samples of a cell scored under its protocol."""
+    stored = folder.records(cell.work_id)
+    records = [(i, stored[i]) for i in cell.sample_ids if i in stored]
+    found = []
+    for metric in metrics:
+        current = [(i, r, r.scores[metric.name]) for i, r in records if metric.name in r.scores]
+        found.append(
+            {
+                i: Scored(r.cluster_id, bins_of(score.items, metric.mean_over), r.fingerprint)
+                for i, r, score in current
+                if score.protocol == metric.protocol
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of several sides over the samples that all of them have, resampled alike."""
+
+    sides: tuple[Resampled, ...]
+    n_samples: int
+    n_clusters: int
+
+
+class Resamples:
+    """Means over the same resamples, made once for all cells that have the same samples."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+        self._cohorts: dict[tuple[object, ...], tuple[dict[Key, Resampled], int, int]] = {}
+        self._samples = {key: frozenset((i, s.source) for i, s in samples.items()) for key, samples in scores.items()}
+
+    def __contains__(self, key: Key) -> bool:
+        return bool(self._scores.get(key))
+
+    def of(self, sides: Sequence[Sequence[Key]]) -> Means | None:
+        """The sides, each a cell or its seeds, which are averaged; None where they have no sample in common."""
+        keys = [key for side in sides for key in side]
+        if len({(*key[1:], self._samples[key]) for key in keys}) > 1:
+            table = tabulate([[self._scores[key] for key in side] for side in sides])
+            if table is None:
+                return None
+            means = resample_means(table.sides, seed=table.seed)
+            return Means(tuple(means), len(table.samples), len(table.clusters))
+        found, n_samples, n_clusters = self._cohort(keys[0])
+        if not n_samples:
+            return None
+        return Means(tuple(_average(found[key] for key in side) for side in sides), n_samples, n_clusters)
+
+    def _cohort(self, key: Key) -> tuple[dict[Key, Resampled], int, int]:
+        """All cells with the samples of this one, the number of these samples and of their clusters."""
+        name = (*key[1:], self._samples[key])
+        if name not in self._cohorts:
+            keys = [k for k, samples in self._samples.items() if (*k[1:], samples) == name]
+            table = tabulate([[self._scores[k]] for k in keys])
+            means = resample_means(table.sides, seed=table.seed) if table else []
+            counts = (len(table.samples), len(table.clusters)) if table else (0, 0)
+            self._cohorts[name] = dict(zip(keys, means, strict=bool(table))), *counts
+        return self._cohorts[name]
+
+
+def _average(parts: Iterable[Resampled]) -> Resampled:
+    return combine(lambda values: np.asarray(values.mean(axis=-1)), *parts)
