@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -29,7 +32,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
 DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
-FORMATS = ("svg", "png", "pdf")
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -143,17 +145,28 @@ def write(paint: Callable[[Axes], None], out: Path, stem: str, about: str, title
         canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
         axes = canvas.subplots()
         paint(axes)
-        axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
+        title = axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
-        canvas.legend(
+        legend = canvas.legend(
             loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
         )
-        canvas.draw_without_rendering()
+        for text in (title, axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
+            if hasattr(text, "set_fontfeatures"):  # matplotlib 3.11: a PDF would embed its ligatures as a second font
+                text.set_fontfeatures(("-liga",))
+        if layout := canvas.get_layout_engine():
+            layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, for three formats
-        for form in FORMATS:
-            metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-            canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+        _save(canvas, out / stem)
     return inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, titles)
+
+
+def _save(canvas: Canvas, stem: Path) -> None:
+    """Each format by its own backend: `savefig` would write the same bytes, and draw everything twice to do so."""
+    path = {form: f"{stem}.{form}" for form in ("svg", "png", "pdf")}
+    FigureCanvasSVG(canvas).print_svg(path["svg"], metadata={"Date": None})
+    FigureCanvasPdf(canvas).print_pdf(path["pdf"], metadata={"CreationDate": None})
+    canvas.dpi = 150
+    FigureCanvasAgg(canvas).print_png(path["png"])
 
 
 def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:

@@ -70,7 +70,8 @@ def find_flips(
         a, b: what one metric said of each sample; samples that only one side has are left out.
         records: of both cells, for what was answered.
     """
-    worse, better = [], []
+    worse: list[Flip] = []
+    better: list[Flip] = []
     both = {i: (_mean(a[i]), _mean(b[i])) for i in a if i in b and a[i].source == b[i].source}
     known = {i: (x, y) for i, (x, y) in both.items() if x is not None and y is not None}
     for i, (before, after) in known.items():
