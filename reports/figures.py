@@ -117,7 +117,7 @@ def _draw_one(
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
 
     def paint(axes: Axes) -> None:
-        _floors(axes, points, cost)
+        floor_band(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
             _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
@@ -233,7 +233,7 @@ def _front(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     )  # fmt: skip
 
 
-def _floors(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
+def floor_band(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     """From the lowest to the highest end of the floors' intervals, budget by budget."""
     groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
     for row in points:
@@ -271,13 +271,18 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
 
 def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cost: str) -> None:
     costs = [float(r[cost]) for r in points]
-    if min(costs) > 0 and max(costs) / min(costs) > 6:
+    cost_axis(axes, cost, log=min(costs) > 0 and max(costs) / min(costs) > 6)
+    score_axis(axes, first)
+
+
+def cost_axis(axes: Axes, cost: str, *, log: bool) -> None:
+    """The axis of a cost, and which way is better."""
+    if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
     axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
-    score_axis(axes, first)
 
 
 def score_axis(axes: Axes, row: dict[str, Any]) -> None:

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import ResultsFolder, write_atomically
-from . import evidence, figures, printed, ranking, tables
+from . import (
+    evidence,
+    figures,
+    margins,
+    printed,
+    ranking,
+    retention,
+    retention_curves,
+    retention_figure,
+    retention_tables,
+    tables,
+)
+from .scores import Resamples, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +48,12 @@ class Excerpt:
 
 
 def write_report(
-    cells: pd.DataFrame, runs: Sequence[Mapping[str, Any]], out: Path, *, excerpts: Sequence[Excerpt] = ()
+    cells: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    excerpts: Sequence[Excerpt] = (),
+    scores: Scores | None = None,
 ) -> Path:
     """Write `out/index.html`, `out/figures/` (SVG, PNG, PDF) and `out/tables/` (CSV, Markdown); return the page.
 
@@ -46,17 +63,24 @@ def write_report(
         cells: the table of `results.aggregate.table`.
         runs: what each run recorded of itself, oldest first.
         excerpts: from `collect_excerpts`.
+        scores: from `scores.read_scores`; without them margins have no interval, and nothing is said of retention.
 
     Raises:
         UserError: nothing has been scored, or the folder cannot be written.
     """
     ranked = ranking.rank(cells)
+    retained: list[retention.Retention] = []
+    if scores is not None:
+        resamples = Resamples(scores)
+        ranked, retained = margins.with_intervals(ranked, resamples), retention.measure(ranked, resamples)
     try:
         drawn = figures.draw(ranked, out / "figures")
         explained = evidence.explain(ranked, cells, out / "figures")
+        kept = retention_figure.draw(retained, figures.styles(ranked), out / "figures")
         tables.write_tables(ranked, cells, out / "tables")
+        retention_tables.write(retained, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(ranked, cells, runs, drawn, explained, excerpts))
+        write_atomically(page, render(ranked, cells, runs, drawn, explained, kept, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
@@ -68,6 +92,7 @@ def render(
     runs: Sequence[Mapping[str, Any]],
     drawn: Sequence[figures.Figure],
     explained: Sequence[evidence.Evidence],
+    kept: Sequence[retention_figure.Drawn],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -87,6 +112,8 @@ def render(
         sections=tables.sections(ranked, cells),
         figures=[(figure, Markup(figure.svg)) for figure in drawn],  # noqa: S704  (made here, its texts escaped)
         evidence=[(part, Markup(part.figure.svg)) for part in explained],  # noqa: S704
+        retention=[(of, [(scope, f, Markup(f.svg) if f else None) for scope, f in parts]) for of, parts in kept],  # noqa: S704
+        shares=retention_curves.SHARES,
         runs=list(reversed(runs)),
         excerpts=excerpts,
         cost_names=printed.COSTS,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..results.aggregate import write_cells
 from ..results.store import ResultsFolder
 from .leaderboard import collect_excerpts, write_report
+from .scores import read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,4 +23,5 @@ def report_folder(path: Path) -> tuple[Path, pd.DataFrame]:
     folder = ResultsFolder(path)
     runs = folder.runs()
     cells = write_cells(folder)
-    return write_report(cells, runs, path / "report", excerpts=collect_excerpts(folder)), cells
+    excerpts, scores = collect_excerpts(folder), read_scores(folder)
+    return write_report(cells, runs, path / "report", excerpts=excerpts, scores=scores), cells

@@ -18,7 +18,7 @@ Scores = dict[Key, dict[str, Scored]]
 """Samples by id."""
 
 
-def key_of(row: dict[str, Any]) -> Key:
+def score_key(row: dict[str, Any]) -> Key:
     """The key of a row of the table of cells."""
     return row["cell_id"], row["metric"], row["protocol"]
 
