@@ -258,42 +258,41 @@ def _average(scopes: Sequence[Scope]) -> Scope:
     budgets = list(dict.fromkeys(budget for scope in scopes for budget in scope.budgets))
     points: list[Point] = []
     remarks: list[str] = []
-    used: dict[Key, tuple[str, ...]] = {}
+    used: dict[Key, list[Scope]] = {}
     for budget in budgets:
-        have = {s.name: {p.label for p in s.points if p.budget == budget and _counts(p)} for s in scopes}
-        judged = {p.label for s in scopes for p in s.points if not p.diagnostic} & set.union(*have.values())
-        over = [s for s in scopes if judged and judged <= have[s.name]]
+        have = [{p.label for p in s.points if p.budget == budget and _counts(p)} for s in scopes]
+        judged = {
+            p.label
+            for s, own in zip(scopes, have, strict=True)
+            for p in s.points
+            if p.label in own and not p.diagnostic
+        }
+        over = [(s, own) for s, own in zip(scopes, have, strict=True) if judged and judged <= own]
         typed = next(p.budget_text for s in scopes for p in s.points if p.budget == budget)
-        for scope in scopes:
-            if judged and scope not in over:
-                lacking = ", ".join(sorted(judged - have[scope.name]))
-                remarks.append(
-                    f"At {typed} {scope.name} is left out of the average: {lacking} has no complete cell there."
-                )
+        for scope, own in zip(scopes, have, strict=True):
+            if lacking := ", ".join(sorted(judged - own)):
+                why = f"{lacking} has no complete cell there"
+                remarks.append(f"At {typed} {scope.name} is left out of the average: {why}.")
         if not over:
             remarks.append(f"At {typed} there is no average.")
             continue
-        used[budget] = tuple(s.name for s in over)
-        for label in sorted(set.intersection(*(have[s.name] for s in over))):
-            parts = [p for s in over if (p := s.at(label, budget))]
-            points.append(_averaged(parts))
-    full_tokens = fmean(s.full_tokens for s in scopes)
-    one = Resampled(1.0, np.ones_like(scopes[0].full.draws))
+        used[budget] = [s for s, _ in over]
+        for label in sorted(set.intersection(*(own for _, own in over))):
+            points.append(_averaged([p for s in used[budget] if (p := s.at(label, budget))]))
     points = ranked_points(points)
-    if len(set(used.values())) > 1:
-        made, more = (
-            Curves.none(),
-            ("The budgets rest on different tasks, so that no curve of the average is summed up.",),
-        )
+    one = Resampled(1.0, np.ones_like(scopes[0].full.draws))
+    full_tokens = fmean(s.full_tokens for s in next(iter(used.values()), scopes))
+    if any(over != next(iter(used.values())) for over in used.values()):
+        made = Curves.none()
+        remarks.append("The budgets rest on different tasks, so that no curve of the average is summed up.")
     else:
-        over = [s for s in scopes if used and s.name in next(iter(used.values()))]
-        full_tokens = fmean(s.full_tokens for s in over or scopes)
         made, more = curves(points, one, full_tokens)
+        remarks += more
     tasks = tuple(s.name for s in scopes)
     return Scope(
         "average", tasks, ", ".join(dict.fromkeys(s.subset for s in scopes)), "retention",
         "; ".join(f"{s.name}: {s.metric}, {s.protocol}" for s in scopes), "", one, full_tokens, math.nan,
-        tuple(points), made, (*remarks, *more),
+        tuple(points), made, tuple(remarks),
     )  # fmt: skip
 
 
@@ -318,8 +317,7 @@ def _averaged(parts: Sequence[Point]) -> Point:
 
 def ranked_points(points: Sequence[Point]) -> list[Point]:
     """The points with their ranks at each budget; floors, diagnostics and what cannot be compared take none."""
-    most = max((p.n for p in points), default=0)
-    told = [replace(p, unranked=_why_unranked(p, most)) for p in points]
+    told = [replace(p, unranked=_why_unranked(p, max(q.n for q in points if q.budget == p.budget))) for p in points]
     ranks = {id(p): _rank(p, [q for q in told if q.budget == p.budget and not q.unranked]) for p in told}
     return [
         p if p.unranked else replace(

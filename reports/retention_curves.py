@@ -73,7 +73,7 @@ def curves(points: Sequence[Point], full: Resampled, full_tokens: float) -> tupl
     judged = {k: own for k, own in measured.items() if len(own) > 1 and not next(iter(own.values())).diagnostic}
     common = set.intersection(*(set(own) for own in judged.values())) if judged else set()
     remarks = []
-    low, texts = math.nan, ()
+    low, texts = math.nan, tuple[str, ...]()
     if len(common) < 2:
         remarks.append("No two budgets were measured with every method, so that there are no areas.")
     else:

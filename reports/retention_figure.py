@@ -69,8 +69,10 @@ def _line(axes: Axes, rows: list[dict[str, Any]], look: Style, point: Point) -> 
     if not point.floor:
         low, high = ([r[end] for r in rows] for end in ("ci_low", "ci_high"))
         axes.fill_between(x, low, high, color=look.color, alpha=0.14, linewidth=0, zorder=1)
-    style = {"linestyle": "--" if point.diagnostic else "-", "alpha": 0.45 if point.floor else 0.9}
-    axes.plot(x, y, color=look.color, linewidth=0.9 if point.floor else 1.5, zorder=2, **style)
+    axes.plot(
+        x, y, color=look.color, linestyle="--" if point.diagnostic else "-", zorder=2,
+        linewidth=0.9 if point.floor else 1.5, alpha=0.45 if point.floor else 0.9,
+    )  # fmt: skip
     figures.marks(axes, rows, "tokens_mean", look)
 
 

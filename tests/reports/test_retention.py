@@ -194,6 +194,26 @@ def test_a_task_that_some_method_lacks_at_a_budget_is_left_out_there_and_named(t
     assert "At 8 tokens (mean) two is left out of the average: fastv has no complete cell there." in average.remarks
 
 
+def test_a_budget_of_fewer_tasks_than_another_is_ranked_all_the_same(tmp_path):
+    (found,) = measured(tmp_path, *two_tasks(), method("tome", 4, HALF, task="one"))
+    assert {p.place for p in found.scopes[0].points} == {"1"}
+
+
+def test_one_task_under_two_protocols_stays_apart(tmp_path):
+    def under_another(cell, records):
+        other = replace(EXACT, protocol="exact_match/v2")
+        scores = [replace(r.scores["exact_match"], protocol=other.protocol) for r in records]
+        changed = [replace(r, scores={"exact_match": s}) for r, s in zip(records, scores, strict=True)]
+        return replace(cell, metrics=(other,)), changed
+
+    cells = [untouched(ALL), method("tome", 8, HALF)]
+    cells += [under_another(*untouched(ALL, seed=1)), under_another(*method("fastv", 8, WORSE))]
+    (found,) = measured(tmp_path, *cells)
+    average, *tasks = found.scopes
+    assert [{p.label for p in s.points} for s in tasks] == [{"tome"}, {"fastv"}]
+    assert average.points == ()
+
+
 def test_a_diagnostic_does_not_decide_over_which_tasks_is_averaged(tmp_path):
     cells = [*two_tasks(), method("oracle", 8, np.ones(60), task="one", diagnostic=True)]
     (found,) = measured(tmp_path, *cells)
