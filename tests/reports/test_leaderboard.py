@@ -211,12 +211,4 @@ def test_unknown_fragment_changes_nothing(seen):
 
 
 def test_nothing_is_wider_than_a_narrow_screen(page, tmp_path):
-    """Measured by a frame, since a headless window has a least width of its own."""
-    frame_page = tmp_path / "frame.html"
-    frame_page.write_text(
-        f'<iframe id="f" src="{page.resolve().as_uri()}" style="width:380px;height:800px;border:0"></iframe><script>'
-        "f.onload = () => { const root = f.contentDocument.documentElement;"
-        "document.title = `${root.scrollWidth - root.clientWidth} too wide`; }</script>"
-    )
-    document, _ = browser.dump(frame_page, tmp_path / "profile", "", "--allow-file-access-from-files")
-    assert "<title>0 too wide</title>" in document
+    assert browser.excess_width(page, tmp_path, 380) == 0
