@@ -142,7 +142,8 @@ def _one(
     about = a[0].task, a[0].model, ours.name, protocol, ours.unit, ours.higher_is_better
     if protocol is None:
         return _not_comparable(about, f"{_protocols(ours.protocol, theirs.protocol)}; sweep both cells again")
-    left, right = ([scored(folder, c, [ours])[0] for c in side] for side in (a, b))
+    stored = [[folder.records(c.work_id) for c in side] for side in (a, b)]
+    left, right = ([scored(c, ours, r) for c, r in zip(*s, strict=True)] for s in zip((a, b), stored, strict=True))
     got, note = pair(left, right), _samples(a, b)
     other = sum(i in right[0] and s.source != right[0][i].source for i, s in left[0].items())
     changed = f"{other} samples hold other data in the two cells under the same id" if other else ""
@@ -162,7 +163,7 @@ def _one(
     flips = None
     if a[0].family in ANSWERED and ours.family != "evidence":
         if len(a) == len(b) == 1:
-            records = folder.records(a[0].work_id), folder.records(b[0].work_id)
+            records = stored[0][0], stored[1][0]
             flips = find_flips(left[0], right[0], records, higher_is_better=ours.higher_is_better)
         else:
             note = "; ".join(filter(None, [note, "seeds are averaged, so no sample flips"]))

@@ -16,8 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
+from .face import plain_face
 from .pareto import front
 from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
 from .ranking import BUDGET, SERIES, as_rows, missing
@@ -140,19 +142,21 @@ def write(paint: Callable[[Axes], None], out: Path, stem: str, about: str, title
         about: small print above the axes, since a file for a paper leaves the page.
         titles: texts to hover on, by the id of what they belong to.
     """
+    face = plain_face()
     settings: Any = {**STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
         canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
         axes = canvas.subplots()
         paint(axes)
-        title = axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
+        axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
-        legend = canvas.legend(
+        canvas.legend(
             loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
         )
-        for text in (title, axes.xaxis.label, axes.yaxis.label, *legend.get_texts()):
-            if hasattr(text, "set_fontfeatures"):  # matplotlib 3.11: a PDF would embed its ligatures as a second font
-                text.set_fontfeatures(("-liga",))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # makes them, so that they are found
+        for text in canvas.findobj(Text):
+            text.get_fontproperties().set_file(face)
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, for three formats

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..metrics.statistics import Resampled, combine, resample_means
-from ..results.store import Cell, MetricInfo, ResultsFolder
+from ..results.records import SampleRecord
+from ..results.store import Cell, MetricInfo
 from .pairing import Scored, bins_of, tabulate
 
 Key = tuple[str, str, str]
@@ -23,30 +24,24 @@ def score_key(row: dict[str, Any]) -> Key:
     return row["cell_id"], row["metric"], row["protocol"]
 
 
-def read_scores(folder: ResultsFolder) -> Scores:
-    """The scores of all cells of a folder; metrics that explain scores and are none are left out."""
-    found: Scores = {}
-    for cell in folder.cells():
-        metrics = [m for m in cell.metrics if m.family != "evidence"]
-        keys = [(cell.cell_id, m.name, m.protocol) for m in metrics]
-        found |= dict(zip(keys, scored(folder, cell, metrics), strict=True))
-    return found
+def scores_of(cell: Cell, stored: Mapping[str, SampleRecord]) -> Scores:
+    """The scores of one cell; metrics that explain scores and are none are left out.
+
+    Args:
+        stored: the records of its work by sample.
+    """
+    metrics = [m for m in cell.metrics if m.family != "evidence"]
+    return {(cell.cell_id, m.name, m.protocol): scored(cell, m, stored) for m in metrics}
 
 
-def scored(folder: ResultsFolder, cell: Cell, metrics: Sequence[MetricInfo]) -> list[dict[str, Scored]]:
-    """Per metric, what the samples of a cell scored under its protocol."""
-    stored = folder.records(cell.work_id)
-    records = [(i, stored[i]) for i in cell.sample_ids if i in stored]
-    found = []
-    for metric in metrics:
-        current = [(i, r, r.scores[metric.name]) for i, r in records if metric.name in r.scores]
-        found.append(
-            {
-                i: Scored(r.cluster_id, bins_of(score.items, metric.mean_over), r.fingerprint)
-                for i, r, score in current
-                if score.protocol == metric.protocol
-            }
-        )
+def scored(cell: Cell, metric: MetricInfo, stored: Mapping[str, SampleRecord]) -> dict[str, Scored]:
+    """What the samples of a cell scored under one metric and its protocol."""
+    found = {}
+    for i in cell.sample_ids:
+        score = stored[i].scores.get(metric.name) if i in stored else None
+        if score is not None and score.protocol == metric.protocol:
+            bins = bins_of(score.items, metric.mean_over)
+            found[i] = Scored(stored[i].cluster_id, bins, stored[i].fingerprint)
     return found
 
 

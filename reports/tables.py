@@ -209,7 +209,7 @@ def _slice(r: dict[str, Any], varying: Sequence[str]) -> SliceRow:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[Path]:
+def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, leaderboard: Sequence[Section], out: Path) -> list[Path]:
     """`cells.csv` (every row, slices included, numbers in full), `leaderboard.csv` (headline rows with ceiling, margin
     and rank), and a Markdown table per task."""
     out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[P
     cells.to_csv(written[0], index=False)
     ranked.drop(columns="sign").to_csv(written[1], index=False)
     stems: set[str] = set()
-    for section in sections(ranked, cells):
+    for section in leaderboard:
         path = out / f"{new_stem(stems, section.task, section.subset)}.md"
         path.write_text(markdown(section), encoding="utf-8")
         written.append(path)

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from result_folders import EXACT
-from sweeps import answers, folder_of, method, untouched
+from sweeps import answers, folder_of, method, read_scores, untouched
 from toksweep.reports.comparison import compare_cells
 from toksweep.reports.margins import with_intervals
 from toksweep.reports.ranking import rank
 from toksweep.reports.retention import measure
 from toksweep.reports.retention_tables import write
-from toksweep.reports.scores import Resamples, read_scores
+from toksweep.reports.scores import Resamples
 from toksweep.results.aggregate import table
 
 ALL = answers(0.8, seed=1)

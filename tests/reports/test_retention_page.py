@@ -8,10 +8,9 @@ import browser
 import numpy as np
 import pytest
 from cell_tables import RUN
-from sweeps import answers, folder_of, method, untouched
+from sweeps import answers, folder_of, method, read_scores, untouched
 from toksweep.reports.leaderboard import write_report
 from toksweep.reports.report import report_folder
-from toksweep.reports.scores import read_scores
 from toksweep.results.aggregate import table
 
 EVIL = "odd(x='<b>a</b>')"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from result_folders import cell, record, write_folder
+from toksweep.reports.scores import Scores, scores_of
 from toksweep.results.records import SampleRecord
 from toksweep.results.store import Cell, ResultsFolder
 
@@ -39,6 +40,12 @@ def answers(share: float, n: int = 60, *, seed: int = 0, of: np.ndarray | None =
     """Right (1) and wrong (0) answers, a `share` of them right; of those that `of` has right, where it is given."""
     drawn = (np.random.default_rng(seed).random(n) < share).astype(float)
     return drawn if of is None else drawn * of
+
+
+def read_scores(folder: ResultsFolder) -> Scores:
+    """The scores of all cells of a folder."""
+    cells = ((c, folder.records(c.work_id)) for c in folder.cells())
+    return {key: samples for c, stored in cells for key, samples in scores_of(c, stored).items()}
 
 
 def folder_of(
