@@ -7,8 +7,9 @@ clustered data"): crops of one photograph say little more than the photograph.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ Array = NDArray[np.float64]
 Verdict = Literal["pass", "regressed", "not enough evidence"]
 
 _DRAWS_AT_ONCE = 4_000_000  # indices drawn in one go, 32 MB
+_DRAWS_KEPT = 250_000  # 2 MB
 
 
 @dataclass(frozen=True)
@@ -228,15 +230,32 @@ def _resampled(sides: Sequence[_Mean | _Correlation], *, rounds: int, seed: int)
     occupied = np.flatnonzero(np.any([side.occupied for side in sides], axis=0))
     if len(occupied) < 2 or any(side.fewest < 2 for side in sides):
         return [Resampled(value, np.empty(0)) for value in values]
-    rng = np.random.default_rng(seed)
-    step = max(1, _DRAWS_AT_ONCE // len(occupied))
     draws: list[list[Array]] = [[] for _ in sides]
-    for start in range(0, rounds, step):
-        weights = np.zeros((min(step, rounds - start), clusters))
-        weights[:, occupied] = _resample(rng, len(weights), len(occupied))
+    for drawn in _weights(rounds, len(occupied), seed):
+        weights = np.zeros((len(drawn), clusters))
+        weights[:, occupied] = drawn
         for side, found in zip(sides, draws, strict=True):
             found.append(side.under(weights))
     return [Resampled(value, np.concatenate(found)) for value, found in zip(values, draws, strict=True)]
+
+
+def _weights(rounds: int, clusters: int, seed: int) -> Iterator[Array]:
+    """Resamples of clusters, [some rounds, clusters] at a time."""
+    if rounds * clusters <= _DRAWS_KEPT:
+        yield _kept_weights(rounds, clusters, seed)
+        return
+    rng = np.random.default_rng(seed)
+    step = max(1, _DRAWS_AT_ONCE // clusters)
+    for start in range(0, rounds, step):
+        yield _resample(rng, min(step, rounds - start), clusters)
+
+
+@lru_cache(maxsize=32)
+def _kept_weights(rounds: int, clusters: int, seed: int) -> Array:
+    """Those of few clusters, kept: the cells of a task, and the same slice of each, are all resampled alike."""
+    weights = _resample(np.random.default_rng(seed), rounds, clusters)
+    weights.flags.writeable = False
+    return weights
 
 
 def _resample(rng: np.random.Generator, rounds: int, clusters: int) -> Array:
