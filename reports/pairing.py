@@ -15,7 +15,7 @@ Bins = dict[str, tuple[float, int]]
 """Sum and count of a sample's items under one metric, by bin."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scored:
     """What one metric said of one sample; `fingerprint` tells whether two cells saw the same sample by that id."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..metrics.statistics import Interval, Resampled, combine
 from .curves import tokdense
-from .printed import budget_text, setting_text, text
+from .printed import Estimate, budget_text, setting_text, show, text
 from .ranking import BUDGET, SERIES, SETTING, Key, as_rows, group, key_of, missing, number
 from .retention_curves import Curves, curves
 from .scores import Resamples, score_key
@@ -190,12 +190,15 @@ def _of_task(rows: list[dict[str, Any]], resamples: Resamples) -> Scope | str:
     untouched = [r for r in rows if r["kind"] == "untouched" and score_key(r) in resamples]
     if not untouched:
         return f"{name}: full tokens were not measured, so there is nothing to retain"
-    if not min(r["value"] for r in untouched) > 0:
-        return f"{name}: full tokens score nothing, and no share can be taken of it"
     if other := [r["label"] for r in rows if score_key(r) in resamples and not _is_mean(r, resamples)]:
         return f"{name}: {first['metric']} of {other[0]} is no mean over samples, so that no resample has it"
     whole = resamples.of([[score_key(r) for r in untouched]])
-    assert whole is not None
+    if whole is None or not whole.sides[0].value > 0 or whole.sides[0].interval().low <= 0:
+        score = Estimate.of(untouched[0])
+        return (
+            f"{name}: full tokens score {show(score.value, score.unit)} ({score.interval}), which may be nothing, and "
+            "a share of nothing says nothing"
+        )
     kept = [r for r in rows if r["kind"] != "untouched" and score_key(r) in resamples]
     points = []
     for seeds in group(kept, ["label", *BUDGET]).values():

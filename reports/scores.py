@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ def scored(cell: Cell, metric: MetricInfo, stored: Mapping[str, SampleRecord]) -
     for i in cell.sample_ids:
         score = stored[i].scores.get(metric.name) if i in stored else None
         if score is not None and score.protocol == metric.protocol:
-            bins = bins_of(score.items, metric.mean_over)
-            found[i] = Scored(stored[i].cluster_id, bins, stored[i].fingerprint)
+            source = intern(stored[i].cluster_id), intern(stored[i].fingerprint)  # shared by all cells
+            found[i] = Scored(source[0], bins_of(score.items, metric.mean_over), source[1])
     return found
 
 

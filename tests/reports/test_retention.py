@@ -84,7 +84,11 @@ def test_score_that_is_no_share_of_answers_has_no_tokdense(tmp_path):
     ("cells", "why"),
     [
         ((method("tome", 8, HALF),), "full tokens were not measured"),
-        ((untouched(np.zeros(60)), method("tome", 8, HALF)), "full tokens score nothing"),
+        ((untouched(np.zeros(60)), method("tome", 8, HALF)), "full tokens score 0.000 (0.000 to 0.000), which may be"),
+        (
+            (untouched(np.repeat([1.0, 0.0], [1, 59])), method("tome", 8, HALF)),
+            "full tokens score 0.017 (0.000 to 0.050), which may be nothing",
+        ),
         (
             tuple(
                 (replace(c, metrics=(replace(EXACT, higher_is_better=False),)), r)
