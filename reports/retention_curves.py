@@ -84,12 +84,7 @@ def curves(points: Sequence[Point], full: Resampled, full_tokens: float) -> tupl
             remarks.append(f"The areas leave out {', '.join(others)}, which some method lacks.")
     found = {}
     for label, own in measured.items():
-        has = (
-            not math.isnan(low)
-            and low < full_tokens
-            and common <= set(own)
-            and min(p.tokens for p in own.values()) <= low
-        )
+        has = low < full_tokens and common <= set(own) and min(own[b].tokens for b in common) <= low
         ends = _areas([own[b] for b in common], full, full_tokens, low) if has else (_unknown(), _unknown())
         found[label] = Curve(*ends, {share: _reach(list(own.values()), share) for share in SHARES})
     return Curves(low, full_tokens, texts, found), tuple(remarks)

@@ -264,6 +264,31 @@ def test_areas_rest_on_the_budgets_that_all_methods_have(tmp_path):
     assert scope.remarks == ("The areas leave out 2 tokens (mean), which some method lacks.",)
 
 
+def of_budget(budget, cell_and_records):
+    """The same cell as that of a budget which it does not spend in full."""
+    made, records = cell_and_records
+    return replace(made, budget=str(budget), budget_value=float(budget)), records
+
+
+def test_areas_begin_where_the_curve_of_every_method_has_begun(tmp_path):
+    cells = [method("tome", t, HALF) for t in (8, 4)] + [
+        method("fastv", 8, HALF),
+        of_budget(4, method("fastv", 3, HALF)),
+    ]
+    scope = only_scope(tmp_path, untouched(ALL), *cells)
+    assert scope.curves.low == 4
+    assert not any(math.isnan(c.area.value) for c in scope.curves.by_label.values())
+
+
+def test_a_diagnostic_that_begins_later_has_no_area_and_costs_no_method_its_own(tmp_path):
+    late = [of_budget(4, method("oracle", 5, HALF, diagnostic=True)), method("oracle", 8, HALF, diagnostic=True)]
+    lower = method("oracle", 2, HALF, diagnostic=True)
+    cells = [method("tome", t, HALF) for t in (8, 4)]
+    found = only_scope(tmp_path, untouched(ALL), *cells, *late, lower).curves.by_label
+    assert not math.isnan(found["tome"].area.value)
+    assert math.isnan(found["oracle"].area.value)
+
+
 def test_methods_without_two_budgets_in_common_have_no_areas(tmp_path):
     cells = [method("tome", t, HALF) for t in (8, 4)] + [method("fastv", t, WORSE) for t in (8, 2)]
     scope = only_scope(tmp_path, untouched(ALL), *cells)
