@@ -80,8 +80,10 @@ def curves(points: Sequence[Point], full: Resampled, full_tokens: float) -> tupl
         low = max(min(own[b].tokens for b in common) for own in judged.values())
         first = next(iter(judged.values()))
         texts = tuple(first[b].budget_text for b in sorted(common, key=lambda b: -first[b].tokens))
-        if others := {p.budget_text: None for own in judged.values() for b, p in own.items() if b not in common}:
-            remarks.append(f"The areas leave out {', '.join(others)}, which some method lacks.")
+        others = {b: p.budget_text for own in judged.values() for b, p in own.items() if b not in common}
+        for budget, typed in others.items():
+            lacking = ", ".join(sorted(label for label, own in judged.items() if budget not in own))
+            remarks.append(f"The areas leave out {typed}: {lacking} has no complete cell there.")
     found = {}
     for label, own in measured.items():
         has = low < full_tokens and common <= set(own) and min(own[b].tokens for b in common) <= low

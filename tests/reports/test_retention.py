@@ -261,7 +261,7 @@ def test_areas_rest_on_the_budgets_that_all_methods_have(tmp_path):
     scope = only_scope(tmp_path, untouched(ALL), *cells)
     assert scope.curves.budgets == ("8 tokens (mean)", "4 tokens (mean)")
     assert scope.curves.low == 4
-    assert scope.remarks == ("The areas leave out 2 tokens (mean), which some method lacks.",)
+    assert scope.remarks == ("The areas leave out 2 tokens (mean): fastv has no complete cell there.",)
 
 
 def of_budget(budget, cell_and_records):
