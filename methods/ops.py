@@ -10,15 +10,29 @@ import torch
 from ..harness.contracts import Reduction, View
 
 
-def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
-    """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
+def best(scores: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+    """True at the `keep` highest scores of every row, [batch, n] to the same. Of equals the first wins.
+
+    `keep` [batch, 1] is a count for each row.
+    """
     n = scores.shape[-1]
-    if 0 < keep < n:
-        kept = torch.where(scores >= scores.topk(keep).values[..., -1:])[-1]
-        if len(kept) == keep * (scores.numel() // n):  # nothing ties with the last one kept
-            return kept.view(*scores.shape[:-1], keep)
-    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    return ranked[..., :keep].sort(dim=-1).values
+    if isinstance(keep, torch.Tensor):
+        lowest = scores.topk(max(int(keep.max()), 1))[0].gather(-1, (keep - 1).clamp(min=0))
+        marks, wanted = scores >= lowest, int(keep.sum())
+    elif 0 < keep < n:
+        marks, wanted = scores >= scores.topk(keep)[0][..., -1:], keep * scores.numel() // n
+    else:
+        return torch.full_like(scores, keep > 0, dtype=torch.bool)
+    if int(marks.count_nonzero()) == wanted:  # nothing ties with the last one kept
+        return marks
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    first = (torch.arange(n, device=scores.device) < keep).expand_as(order)
+    return torch.zeros_like(marks).scatter_(-1, order, first)
+
+
+def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
+    """The `keep` highest scores' indices, ascending: [..., n] to [..., keep]. Of equals the first wins."""
+    return best(scores, keep).nonzero()[:, -1].view(*scores.shape[:-1], min(keep, scores.shape[-1]))
 
 
 def first_picks(view: View, keep: int, picks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:

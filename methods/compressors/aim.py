@@ -9,7 +9,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import top
+from ..ops import best
 from ..pairs import pair_alike
 
 
@@ -67,10 +67,10 @@ class Aim:
             return merge_rounds(view.tokens, keep)
         n = view.tokens.shape[1]
         if keep == 0:
-            return Reduction.keep(view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long), n)
+            return Reduction.keep(torch.zeros_like(view.tokens[..., 0], dtype=torch.bool), n)
         visible, places = view.signals.get("visible"), view["places"]
         rank = page_rank(view["prompt_queries"], view["prompt_keys"], visible)
-        return Reduction.keep(top(-standing(rank, places, visible), keep), n, position="keep")
+        return Reduction.keep(best(-standing(rank, places, visible), keep), n, position="keep")
 
 
 def standing(rank: torch.Tensor, places: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:

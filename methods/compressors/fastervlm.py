@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import top
+from ..ops import best
 
 
 @compressor(
@@ -25,5 +25,5 @@ def fastervlm(view: View, keep: int) -> Reduction:
 
     Departs from the code: nothing known. A tower without a class token has no such signal, and the method is refused.
     """
-    scores = view["class_attention@-2"].float().mean(1)
-    return Reduction.keep(top(scores, keep), scores.shape[1], position="renumber")
+    scores = view["class_attention@-2"].float().sum(1)  # ranked as their mean
+    return Reduction.keep(best(scores, keep), scores.shape[1], position="renumber")

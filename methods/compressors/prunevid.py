@@ -78,8 +78,7 @@ class PruneVid:
             shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
             counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
-            kept = attended(view["text_attention"].float(), image, counts)
-            return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="keep")
+            return Reduction.keep(attended(view["text_attention"].float(), image, counts), n)
         frames = frames_of(view)
         noise = view.noise(1 + 2 * frames, max(frames, n // frames))
         clips = []

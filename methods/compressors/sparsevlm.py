@@ -11,7 +11,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import dpc_knn, select, top
+from ..ops import best, dpc_knn, select
 
 TABLES = {
     1: ((0, 0, 0), (82, 32, 18), (249, 55, 27), (312, 117, 39), (309, 204, 113), (576, 576, 576)),
@@ -86,7 +86,7 @@ class SparseVLM:
         distance = torch.arange(attention.shape[2], device=attention.device)[:, None] - view.origin[:, None]
         alike = rotated_ones(distance + view.grid[0] * view.grid[1], view["keys"].shape[-1], self.theta)
         scores = rate(attention / alike[:, None], raters, self.heads)
-        return Reduction.keep(top(scores, keep), n, position="keep")
+        return Reduction.keep(best(scores, keep), n, position="keep")
 
 
 def find_raters(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

@@ -184,8 +184,10 @@ def test_salient_runs_of_the_whole_picture_get_more():
     salience = torch.zeros(1, 36)
     salience[0, :9], salience[0, 9:12], salience[0, 30:36] = 3.0, 2.0, 1.0
     # 18 marks: 9 in the first quarter, 3 in the second, 6 in the last.
-    assert allocate(salience, 5, 72, 0.5).tolist() == [[36, 18, 6, 0, 12]]
-    assert allocate(salience, 5, 71, 0.5).tolist() == [[35, 18, 6, 0, 12]]
+    whole, parts = allocate(salience, 4, 72, 0.5)
+    assert (whole, parts.tolist()) == (36, [[18, 6, 0, 12]])
+    whole, parts = allocate(salience, 4, 71, 0.5)
+    assert (whole, parts.tolist()) == (35, [[18, 6, 0, 12]])
 
 
 def test_only_models_with_crops_are_asked_for_a_joint_view():
