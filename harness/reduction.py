@@ -58,7 +58,7 @@ class Reduction:
                 raise ValueError(f"a mask of {width} tokens was given for {sources}")
             if size == 1:
                 return _Selection(sources, position, mask=indices)
-            indices = indices.nonzero()[:, 1].split(indices.sum(1).tolist())
+            indices = torch.split(indices.nonzero()[:, 1], indices.sum(1).tolist())
         rows = list(indices)
         if len({len(r) for r in rows}) == 1:
             return _Selection(sources, position, anchor=torch.stack(rows).long())

@@ -74,5 +74,5 @@ def allocate(salience: torch.Tensor, parts: int, total: int, alpha: float) -> tu
     n = salience.shape[1]
     whole, salient = min(int(total * alpha), n), int(n * (1 - alpha))
     marks = torch.nn.functional.pad(best(salience, salient), (0, -n % parts))
-    found = marks.unflatten(1, (parts, -1)).sum(-1) / max(salient, 1)
+    found = marks.view(len(marks), parts, -1).sum(-1) / max(salient, 1)
     return whole, (found * min(total - whole, parts * n)).long().clamp(max=n)
