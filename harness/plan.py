@@ -266,7 +266,7 @@ class _Expander:
         refused: list[Refused] = []
         asked = 0
         for choice, named in self._choices():
-            entry = registry("methods").get(choice.name)
+            entry = choice.entry
             budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
             for budget in budgets:
                 try:

@@ -81,6 +81,7 @@ def set_up(
     questions: int | None,
 ) -> Trial:  # fmt: skip
     """A compressor in a model of the user's, or in ours; see `truth_test`."""
+    entry = entry.over(parameters)
     chosen, asked = model or OURS, registry("tasks").get(task) if task else _our_task(entry)
     try:
         method = build_compressor(entry, parameters)

@@ -17,6 +17,7 @@ from torch import nn
 from ..contracts import Reduction, Refusal, UserError
 from ..schedule import Cut
 from .calls import BrokenPromiseError, Calls, Grid
+from .holding import turns
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -33,6 +34,7 @@ class Span:
         valid: [batch, n] False for padding.
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
+        held: [places, ..., batch, n] all of them, where tokens stand at several places at once.
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
         owner: the batch row of every image.
         behind: per batch row, the text tokens behind its last image.
@@ -45,6 +47,7 @@ class Span:
     shift: torch.Tensor
     owner: tuple[int, ...]
     behind: tuple[int, ...]
+    held: torch.Tensor | None = None
 
     def slots(self) -> list[tuple[int, torch.Tensor]]:
         """For every image its batch row and the slots of its tokens that are not hidden, in order."""
@@ -281,10 +284,13 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
+            if self._span.held is not None:
+                rope = self._text_model.config.rope_parameters  # type: ignore[union-attr]
+                self._rope = turns(self._text_model.rotary_emb, tokens, self._span.held, rope)  # type: ignore[arg-type]
         if cut := self._cuts.get(number):
             tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
-        if number < self._first:
+        if number < self._first and self._rope is None:
             return None
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)

@@ -12,6 +12,7 @@ from ..schedule import Cut
 from .calls import Calls, Grid
 from .cutter import Span, reduce_span, settled, whole_span
 from .data import Batch, Encoded
+from .holding import hold
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
@@ -66,6 +67,10 @@ def enter(
             ids, features = ids.gather(1, order), tuple(reduced)
     if not projected:
         features = _through(encoded, features)
+    for cut in cuts:
+        if cut.stage.held:
+            assert calls is not None
+            span = hold(span, whole, calls, cut.stage.held)
     # A dropped placeholder that has become padding must not ask for a visual token.
     return ids.masked_fill(~span.valid, 0), settled(span), whole, features
 
