@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 import torch
@@ -11,8 +10,10 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..clustering import density_peaks
 from ..frames import frames_of, mixed
-from ..ops import density_peaks, top
+from ..ops import top
+from ..windows import segments
 
 
 @compressor(
@@ -117,12 +118,3 @@ class FastVID:
         weights[:, pool] = (1 - own) * member / count.clamp(min=1)
         weights[torch.arange(len(anchors)), anchors] += own[:, 0]
         return weights
-
-
-def segments(features: torch.Tensor, fewest: int, tau: float) -> list[int]:
-    """Frames of every segment of [frames, dim]: cut at neighbours whose cosine is below tau, and at the lowest."""
-    alike = torch.nn.functional.cosine_similarity(features[:-1], features[1:], dim=-1)
-    cuts = alike < tau
-    cuts[alike.sort(stable=True).indices[: fewest - 1]] = True
-    ends = [*cuts.nonzero()[:, 0].tolist(), len(features) - 1]
-    return [end - before for before, end in pairwise([-1, *ends])]

@@ -8,7 +8,7 @@ from functools import cached_property
 from ...harness.contracts import Compressor, ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor, parse_call, registry
 from .. import parameters
-from ..ops import dpc_knn
+from ..clustering import dpc_knn
 
 
 @compressor(

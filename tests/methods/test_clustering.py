@@ -4,10 +4,10 @@ import pytest
 import torch
 from toksweep.harness.contracts import UserError, View
 from toksweep.harness.registry import registry
-from toksweep.methods.compressors.centerclip import CenterCLIP, k_medoids
+from toksweep.methods.clustering import by_first_member, elbow, k_medoids, start
+from toksweep.methods.compressors.centerclip import CenterCLIP
 from toksweep.methods.compressors.ppe import PPE
-from toksweep.methods.compressors.vqtoken import VQToken, elbow, start
-from toksweep.methods.ops import by_first_member
+from toksweep.methods.compressors.vqtoken import VQToken
 
 
 def view(n, rows=2, dim=6):
@@ -145,3 +145,11 @@ def test_a_mean_stands_where_its_medoid_stood():
 def test_a_setting_of_centerclip_that_makes_no_sense_is_refused(parameters):
     with pytest.raises(UserError, match=f"{next(iter(parameters))} must be"):
         registry("methods").get("centerclip").build(parameters)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_does_not_choose_the_longest_of_unit_vectors(seed):
+    points = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    unit = torch.nn.functional.normalize(points, dim=-1)
+    medoids, _ = k_medoids(unit, 2, rounds=0)
+    assert medoids.tolist() == [[0, int((unit[0] - unit[0, 0]).norm(dim=-1).argmax())]]

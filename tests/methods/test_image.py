@@ -5,6 +5,7 @@ import pytest
 import torch
 from toksweep.harness.contracts import ModelShape, UserError, View
 from toksweep.harness.registry import registry
+from toksweep.methods.attention import one_head
 from toksweep.methods.compressors.catp import catp
 from toksweep.methods.compressors.duet_vlm import DuetVLM
 from toksweep.methods.compressors.hiprune import HiPrune
@@ -15,7 +16,7 @@ from toksweep.methods.compressors.prumerge_plus import PruMergePlus, merge, spac
 from toksweep.methods.compressors.todre import ToDRE
 from toksweep.methods.compressors.visionzip import VisionZip
 from toksweep.methods.compressors.vispruner import VisPruner
-from toksweep.methods.ops import absorb, dpp_map, one_head
+from toksweep.methods.ops import absorb, dpp_map
 from views import picked
 
 LLAVA = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from toksweep.harness.contracts import Reduction
-from toksweep.methods.ops import best, dpc_knn, fit_grid, spread_out, top
+from toksweep.methods.clustering import dpc_knn
+from toksweep.methods.ops import best, fit_grid, spread_out, top
 from toksweep.methods.pairs import merge_schedule, pair_alike
 from views import picked
 
