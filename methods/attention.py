@@ -58,6 +58,19 @@ def walk(logits: torch.Tensor, temperature: float = 0.1, steps: int = 5) -> torc
     return share[..., 0, :]
 
 
+def standing(rank: torch.Tensor, places: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """How many tokens of the prompt come before each of those at `places` [batch, n], by `rank` [batch, length].
+
+    Text comes first, what is not visible last. Ranks of tokens that hardly anything attends to are so small that their
+    squares are zero in float32; the order of such equals is that of the sort in the code, over the whole prompt.
+    """
+    text = torch.ones_like(rank, dtype=torch.bool).scatter_(1, places, False)
+    sorted_by = rank.masked_fill(text, torch.inf)
+    if visible is not None:
+        sorted_by = sorted_by.masked_fill(~visible, -1)
+    return sorted_by.argsort(dim=-1, descending=True).argsort(dim=-1).gather(1, places)
+
+
 def find_raters(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Which words rate: [batch, m, dim] and [batch, t, dim] at the LLM's door to a mask [batch, t]."""
     share = (visual.float() @ text.float().mT).softmax(-1).mean(1)

@@ -9,7 +9,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..attention import page_rank
+from ..attention import page_rank, standing
 from ..ops import best
 from ..pairs import merge_rounds
 
@@ -72,16 +72,3 @@ class Aim:
         visible, places = view.signals.get("visible"), view["places"]
         rank = page_rank(view["prompt_queries"], view["prompt_keys"], visible)
         return Reduction.keep(best(-standing(rank, places, visible), keep), n, position="keep")
-
-
-def standing(rank: torch.Tensor, places: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-    """How many tokens of the prompt come before each of those at `places` [batch, n], by `rank` [batch, length].
-
-    Text comes first, what is not visible last. Ranks of tokens that hardly anything attends to are so small that their
-    squares are zero in float32; the order of such equals is that of the sort in the code, over the whole prompt.
-    """
-    text = torch.ones_like(rank, dtype=torch.bool).scatter_(1, places, False)
-    sorted_by = rank.masked_fill(text, torch.inf)
-    if visible is not None:
-        sorted_by = sorted_by.masked_fill(~visible, -1)
-    return sorted_by.argsort(dim=-1, descending=True).argsort(dim=-1).gather(1, places)

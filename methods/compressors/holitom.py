@@ -13,7 +13,7 @@ from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
 from ..clustering import dpc_knn
-from ..frames import Rows, frames_of, grouped
+from ..frames import Rows, clips_of, grouped
 from ..ops import fold, largest_share, top
 from ..windows import Group, find_windows, parted, stands_still
 
@@ -73,12 +73,9 @@ class HoliTom:
     def reduce(self, view: View, keep: int) -> Reduction:
         if view.place == "decoder":
             return fold(view.tokens, view["last_attention"].float().mean(1), min(keep, view.tokens.shape[1]))
-        size, n, _ = view.tokens.shape
-        frames = frames_of(view)
-        clips = view.tokens.float().view(size, frames, n // frames, -1)
-        attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)
-        merged = []
-        for clip, seen, draws in zip(clips, attention, view.noise(frames, n // frames), strict=True):
+        clips, merged = clips_of(view), []
+        attention = view["received_attention@-2"].float().mean(1).view(clips.shape[:3])
+        for clip, seen, draws in zip(clips, attention, view.noise(*clips.shape[1:3]), strict=True):
             groups = find_groups(clip, self.tau)
             share = largest_share(partial(count, groups), keep)
             merged.append(self.merge(clip, seen, groups, share, draws))

@@ -13,7 +13,7 @@ from ...harness.registry import compressor
 from .. import parameters
 from ..attention import attended
 from ..clustering import dpc_knn
-from ..frames import Rows, frames_of, grouped
+from ..frames import Rows, clips_of, grouped
 from ..ops import largest_share
 from ..windows import Group, contiguous, parted
 
@@ -72,21 +72,20 @@ class PruneVid:
         return (entering, Stage("decoder", keep, layer=layer, reads=("text_attention",), joint=True))
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        size, n, _ = view.tokens.shape
         if view.place == "decoder":
-            image = view.tokens.new_zeros(size, n).long() if view.image is None else view.image
+            n = view.tokens.shape[1]
+            image = torch.zeros_like(view.tokens[..., 0]).long() if view.image is None else view.image
             shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
             counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
             return Reduction.keep(attended(view["text_attention"].float(), image, counts), n)
-        frames = frames_of(view)
-        noise = view.noise(1 + 2 * frames, max(frames, n // frames))
-        clips = []
-        for clip, draws in zip(view.tokens.float().reshape(size, frames, n // frames, -1), noise, strict=True):
+        clips, merged = clips_of(view), []
+        frames = clips.shape[1]
+        for clip, draws in zip(clips, view.noise(1 + 2 * frames, max(clips.shape[1:3])), strict=True):
             groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
             wanted = spread([len(places) for _, places in groups], keep)
-            clips.append(cluster(clip, groups, wanted, iter(draws[1:])))
-        return grouped(clips)
+            merged.append(cluster(clip, groups, wanted, iter(draws[1:])))
+        return grouped(merged)
 
 
 def find_groups(clip: torch.Tensor, tau: float, windows: int, noise: torch.Tensor) -> list[Group]:

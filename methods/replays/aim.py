@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction, View
-from ..attention import page_rank, walk
-from ..compressors.aim import standing
+from ..attention import page_rank, standing, walk
 from ..ops import top
 from ..pairs import merge_rounds
 from .given import Fixed
