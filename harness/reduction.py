@@ -52,7 +52,7 @@ class Reduction:
 
         if isinstance(indices, torch.Tensor):
             if indices.dtype != torch.bool:
-                return _Selection(sources, position, anchor=indices.long())
+                return _Selection(sources, position, indices.long())
             size, width = indices.shape
             if width != sources:
                 raise ValueError(f"a mask of {width} tokens was given for {sources}")
@@ -61,7 +61,7 @@ class Reduction:
             indices = torch.split(indices.nonzero()[:, 1], indices.sum(1).tolist())
         rows = list(indices)
         if len({len(r) for r in rows}) == 1:
-            return _Selection(sources, position, anchor=torch.stack(rows).long())
+            return _Selection(sources, position, torch.stack(rows).long())
         counts = torch.tensor([len(r) for r in rows], dtype=torch.long)
         source = torch.cat(rows).long() if rows else torch.zeros(0, dtype=torch.long)
         device = source.device
@@ -195,14 +195,17 @@ class _Selection(Reduction):
     """Equally many tokens of every batch row, unchanged: anchors say it all, and the rest is made when it is read."""
 
     def __init__(
-        self, sources: int, position: Literal["keep", "renumber"] | torch.Tensor, **given: torch.Tensor
-    ) -> None:
-        """With their `anchor`, or the `mask` [1, sources] of a single batch row."""
-        vars(self).update(given, sources=sources, position=position)
+        self, sources: int, position: Literal["keep", "renumber"] | torch.Tensor, anchor: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """With its anchors, or the `mask` [1, sources] of a single batch row."""
+        parts = self.__dict__  # of a frozen dataclass
+        parts["sources"], parts["position"] = sources, position
+        parts["anchor" if mask is None else "mask"] = anchor if mask is None else mask
 
     @cached_property
     def anchor(self) -> torch.Tensor:
-        found: torch.Tensor = vars(self)["mask"].reshape(-1).nonzero()
+        found: torch.Tensor = self.__dict__["mask"].reshape(-1).nonzero()
         return found.view(1, -1)
 
     @cached_property

@@ -18,12 +18,13 @@ def best(scores: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
     n = scores.shape[-1]
     if isinstance(keep, torch.Tensor):
         lowest = scores.topk(max(int(keep.max()), 1))[0].gather(-1, (keep - 1).clamp(min=0))
-        marks, wanted = scores >= lowest, int(keep.sum())
+        wanted = int(keep.sum())
     elif 0 < keep < n:
-        marks, wanted = scores >= scores.topk(keep)[0][..., -1:], keep * scores.numel() // n
+        lowest, wanted = scores.topk(keep)[0].narrow(-1, keep - 1, 1), keep * scores.numel() // n
     else:
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    if int(marks.count_nonzero()) == wanted:  # nothing ties with the last one kept
+    marks = scores >= lowest
+    if marks.count_nonzero().item() == wanted:  # nothing ties with the last one kept
         return marks
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     first = (torch.arange(n, device=scores.device) < keep).expand_as(order)
