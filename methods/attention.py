@@ -7,7 +7,6 @@ from math import sqrt
 import torch
 
 from ..harness.contracts import View
-from .ops import select
 
 
 def one_head(view: View) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +82,8 @@ def rate(attention: torch.Tensor, raters: torch.Tensor, heads: int | None = None
     weight = raters / raters.sum(-1, keepdim=True)
     scores = (attention * weight[:, None, :, None]).sum(2)
     if heads is not None and heads < scores.shape[1]:
-        scores = select(scores, scores.sum(-1).topk(heads).indices)
+        chosen = scores.sum(-1).topk(heads).indices
+        scores = scores.take_along_dim(chosen[..., None], 1)
     return scores.mean(1)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from .ops import select
-
 
 def by_first_member(labels: torch.Tensor) -> torch.Tensor:
     """Clusters renamed in the order of first members, without gaps: [batch, n], -1 for no cluster, to the same."""
@@ -152,7 +150,8 @@ def start(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         target = draws[:, step, None] * reached[:, -1:]
         pick = torch.searchsorted(reached, target, right=True).clamp(max=n - 1)
         picks[:, step] = pick[:, 0]
-        nearest = torch.minimum(nearest, (2 - 2 * points @ select(points, pick).mT)[..., 0].clamp(min=0))
+        chosen = points.take_along_dim(pick[..., None], 1)
+        nearest = torch.minimum(nearest, (2 - 2 * points @ chosen.mT)[..., 0].clamp(min=0))
         weights = nearest + 1e-6
     return picks
 
@@ -173,7 +172,7 @@ def k_means(
     """
     size, n, d = points.shape
     k = first.shape[1]
-    centres = select(points, first)
+    centres = points.take_along_dim(first[..., None], 1)
     unused = torch.zeros(size, k, dtype=torch.bool, device=points.device)
     if counts is not None:
         unused = torch.arange(k, device=points.device) >= counts[:, None]

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 
 from ..harness.contracts import ModelShape, Reduction, Stage, View
-from .ops import select
 
 Form = Literal["half", "energy", "text"]
 Ramp = Literal["constant", "linear", "reverse_linear"]
@@ -173,14 +172,15 @@ def pair_by_energy(
         energy = torch.nn.functional.elu(alike - margin, alpha).mean(-1)
     ranked = energy.sort(dim=-1, descending=True, stable=True).indices
     if form == "half":
-        groups, anchor = pair_alike(select(unit, ranked), merges)
+        groups, anchor = pair_alike(unit.take_along_dim(ranked[..., None], 1), merges)
         return torch.empty_like(ranked).scatter_(1, ranked, groups), ranked.gather(1, anchor)
     chosen = ranked[:, : 2 * merges]
     sources, targets = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else chosen.chunk(2, 1)
     anchor = torch.cat([ranked[:, 2 * merges :], targets], 1)
     groups = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
     if merges:
-        nearest = (select(unit, sources) @ select(unit, targets).mT).argmax(-1)
+        merging, kept = (unit.take_along_dim(places[..., None], 1) for places in (sources, targets))
+        nearest = (merging @ kept.mT).argmax(-1)
         groups.scatter_(1, sources, groups.gather(1, targets.gather(1, nearest)))
     return groups, anchor
 
