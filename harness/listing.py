@@ -70,7 +70,9 @@ def serving(meta: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, info in ORDINARY.items()
-        if not info.lacking(meta["places"], meta["needs"]) and not (meta["frames"] and info.uneven)
+        if not info.lacking(meta["places"], meta["needs"])
+        and not (meta["frames"] and info.uneven)
+        and (info.several_places or not meta["operator"])
     ]
 
 

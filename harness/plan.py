@@ -214,6 +214,8 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
     assert isinstance(places, tuple) and isinstance(needs, tuple)
     if missing := model.family.lacking(places, needs):
         raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    if entry.meta.get("operator") and not model.family.several_places:
+        raise Refusal(f"{entry.name} stands tokens at several places, which the family {model.family.name} lacks")
     if model.text_encoder is None and asks_text_encoder(entry):
         raise Refusal(f"{entry.name} needs {NEEDED}")
 
@@ -271,7 +273,7 @@ class _Expander:
         refused: list[Refused] = []
         asked = 0
         for choice, named in self._choices():
-            entry = registry("methods").get(choice.name)
+            entry = choice.entry
             budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
             for budget in budgets:
                 try:

@@ -31,6 +31,13 @@ def sizes_of(view: View) -> list[int]:
     return [len(list(run)) for _, run in groupby(numbers)]
 
 
+def clips_of(view: View) -> torch.Tensor:
+    """The tokens of a view frame by frame, in float32: [samples, frames, n, dim]."""
+    size, n, dim = view.tokens.shape
+    frames = frames_of(view)
+    return view.tokens.float().reshape(size, frames, n // frames, dim)
+
+
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:
     """A reduction whose rows keep the places of their anchors, and stand in that order.
 

@@ -46,8 +46,8 @@ def test_every_family_is_swept_by_its_folder_alone(folder, here):
     names = list(families.FAMILIES)
     models = [word for name in names for word in ("--model", name)]
     code, _, error = here(
-        "sweep", "--task", "images_qa", "--data", "images_qa=data", *models, "--method", "divprune", "--method", "fastv",
-        "--budget", "60%", "--no-floors", "--limit", "2", "--out", "all", cwd=folder,
+        "sweep", "--task", "images_qa", "--data", "images_qa=data", *models, "--method", "divprune", "--method",
+        "fastv", "--budget", "60%", "--no-floors", "--limit", "2", "--out", "all", cwd=folder,
     )  # fmt: skip
     assert code == 0, error
     cells = pd.read_parquet(folder / "all" / "cells.parquet")

@@ -18,14 +18,20 @@ from toksweep import Reduction, compressor
 def {name}(view, keep):
     '''Keep tokens from a fixed place on.'''
     import torch
+    {refuse}
     picks = torch.arange({start}, {start} + keep + {more})
     return Reduction.keep(picks.expand(len(view.tokens), -1), view.tokens.shape[1], position="renumber")
 """
 
 
-def method(folder, name, start=0, more=0):
+REFUSE = """from toksweep.harness.contracts import Refusal
+    if (view.tokens[..., 0].argmax(1) % 2 == 0).any():
+        raise Refusal("is brightest at an even place")"""
+
+
+def method(folder, name, start=0, more=0, refuse=""):
     """A method file of a third party."""
-    (folder / f"{name}.py").write_text(PICK.format(name=name, start=start, more=more))
+    (folder / f"{name}.py").write_text(PICK.format(name=name, start=start, more=more, refuse=refuse))
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +127,10 @@ def test_the_tower_sees_a_picture_once_for_all_cells_that_can_share_it(home):
 
 def test_a_third_partys_file_is_swept_and_its_broken_promise_is_a_failure_with_its_reason(home):
     method(home, "greedy", more=1)
+    method(home, "picky", refuse=REFUSE)
     method(home, "pick")
-    args = [*FLAGS, "--method", "pick.py", "--method", "greedy.py", "--budget", "50%", "--no-floors", "--out", "files"]
-    toksweep("sweep", *args, cwd=home)
+    files = [f"--method={name}.py" for name in ("pick", "greedy", "picky")]
+    toksweep("sweep", *FLAGS, *files, "--budget=50%", "--no-floors", "--batch-size=4", "--out=files", cwd=home)
     cells = headline(home / "files").set_index("label")
     assert cells.loc["pick", "n_failed"] == 0
     assert cells.loc["greedy", "n_failed"] == cells.loc["greedy", "n"] == 6
@@ -131,6 +138,9 @@ def test_a_third_partys_file_is_swept_and_its_broken_promise_is_a_failure_with_i
     (error,) = {line["error"].replace(line["sample_id"], "") for line in lines if line["status"] == "failed"}
     assert "greedy" in error
     assert "9" in error
+    # of a batch, only those samples are infeasible whose pictures the method refuses
+    assert cells.loc["picky", "n_failed"] == 0
+    assert 0 < cells.loc["picky", "n_infeasible"] < 6
 
 
 def test_the_check_is_silent_on_a_rerun_and_catches_a_compressor_that_keeps_the_wrong_tokens(home):

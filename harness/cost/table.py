@@ -8,7 +8,6 @@ from ..contracts import Budget, Convention, Refusal, UserError
 from ..models import model_info
 from ..models.published import load_config
 from ..plan import Refused, check_budgets, fit_compressor
-from ..registry import registry
 from ..spec import MethodChoice
 from .closed_form import kv_bytes
 from .conventions import flops_conventions
@@ -48,7 +47,7 @@ def cost_table(
     parsed = [Budget.parse(b) for b in budgets]
     info = model_info(model, text_encoder)
     check_budgets(parsed, [info])
-    needy = [c.label for c in choices.values() if registry("methods").get(c.name).kind != "untouched"]
+    needy = [c.label for c in choices.values() if c.entry.kind != "untouched"]
     if needy and not parsed:
         raise UserError(f"{needy[0]} needs a budget: add --budget, such as --budget 64 or --budget 25%.")
     config = load_config(model)
@@ -58,7 +57,7 @@ def cost_table(
     rows: list[dict[str, object]] = []
     refused: list[Refused] = []
     for choice in choices.values():
-        entry = registry("methods").get(choice.name)
+        entry = choice.entry
         for budget in [None] if entry.kind == "untouched" else parsed:
             try:
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)

@@ -36,6 +36,7 @@ class FamilyInfo:
     Attributes:
         signals: names without the `@layer` behind them; `tower`: those of them that single vision layers have.
         uneven: a picture is shown in crops of different sizes.
+        several_places: a token may stand at several places of the prompt at once (PPE).
     """
 
     name: str
@@ -43,6 +44,7 @@ class FamilyInfo:
     signals: frozenset[str]
     tower: frozenset[str]
     uneven: bool = False
+    several_places: bool = True
 
     def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
         """Those of a method's places and signals that the family does not serve."""
@@ -89,12 +91,17 @@ def in_crops(info: FamilyInfo) -> FamilyInfo:
     return replace(info, places=info.places - {"encoder", "attention"}, uneven=True)
 
 
+def interleaved(info: FamilyInfo) -> FamilyInfo:
+    """The same for an LLM whose rotary channels of rows and columns alternate, so that they form no bands."""
+    return replace(info, several_places=False)
+
+
 ORDINARY: Mapping[str, FamilyInfo] = {
     "internvl": joining_patches("internvl", "class_attention", "received_attention"),
     "llava": reading_tower("llava"),
     "llava_next": in_crops(reading_tower("llava_next")),
     "llava_onevision": in_crops(reading_tower("llava_onevision", class_token=False, clip=False)),
     "qwen2_5_vl": joining_patches("qwen2_5_vl", "received_attention"),
-    "qwen3_vl": joining_patches("qwen3_vl", "received_attention"),
+    "qwen3_vl": interleaved(joining_patches("qwen3_vl", "received_attention")),
 }
 """What the published checkpoints of every family serve; a test holds it against their configurations."""

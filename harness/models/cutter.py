@@ -19,6 +19,7 @@ from ..contracts import Reduction, UserError
 from ..schedule import Cut
 from .calls import BrokenPromiseError, Calls, Grid
 from .data import SEPARATOR
+from .holding import turns
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -36,6 +37,7 @@ class Span:
         valid: [batch, n] False for padding.
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
+        held: [places, ..., batch, n] all of them, where tokens stand at several places at once.
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
         apart: do slots of an image stand apart, with others of the sample between them?
         owner: the batch row of every image.
@@ -50,6 +52,7 @@ class Span:
     apart: bool
     owner: tuple[int, ...]
     behind: tuple[int, ...]
+    held: torch.Tensor | None = None
 
     def slots(self) -> list[tuple[int, torch.Tensor]]:
         """For every image its batch row and the slots of its tokens that are not hidden, in order."""
@@ -318,12 +321,15 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
+            if self._span.held is not None:
+                rope = self._text_model.config.rope_parameters  # type: ignore[union-attr]
+                self._rope = turns(self._text_model.rotary_emb, tokens, self._span.held, rope)  # type: ignore[arg-type]
         elif self._along is not None:
             tokens = self._added(tokens, self._along)
         if cut := self._cuts.get(number):
             tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
-        if number < self._first:
+        if number < self._first and self._rope is None:
             return None if tokens is args[0] else ((tokens, *args[1:]), kwargs)
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)

@@ -12,6 +12,7 @@ from ..schedule import Cut
 from .calls import Calls, Grid
 from .cutter import Seats, Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
+from .holding import hold
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
@@ -75,6 +76,10 @@ def enter(
     if not projected:
         features = _through(encoded, features)
     packed = _packed(batch, encoded, span, features, separators)
+    for cut in cuts:
+        if cut.stage.held:
+            assert calls is not None
+            span = hold(span, whole, calls, cut.stage.held)
     # A dropped placeholder that has become padding must not ask for a visual token.
     return ids.masked_fill(~span.valid, 0), settled(span), whole, packed, along
 
