@@ -57,7 +57,7 @@ class HiRED:
         salience = view["class_attention@0"][..., : sizes[0]].float().sum(1)
         whole, shares = allocate(salience, sizes[1:], keep, self.alpha)
         parts = torch.split(scores[:, sizes[0] :], sizes[1:], 1)
-        marks = [best(part, share) for part, share in zip(parts, shares.split(1, 1), strict=True)]
+        marks = [best(part, share) for part, share in zip(parts, torch.split(shares, 1, 1), strict=True)]
         return Reduction.keep(torch.cat([best(scores[:, : sizes[0]], whole), *marks], 1), n, position="renumber")
 
 
