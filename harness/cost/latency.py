@@ -332,7 +332,7 @@ def processor() -> str:
         lines = (line.partition(":") for line in listed.read_text(encoding="utf-8", errors="replace").splitlines())
         name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
     torch = sys.modules.get("torch")
-    threads = f", {torch.get_num_threads()} threads" if torch is not None else ""
+    threads = f", torch threads: {torch.get_num_threads()}" if torch is not None else ""
     return f"cpu: {name}{threads}"
 
 
