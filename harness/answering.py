@@ -26,7 +26,7 @@ from .models.published import load_config
 from .plan import PlannedCell
 from .schedule import Schedule, untouched
 from .spec import SweepSpec
-from .timing import Runner, races
+from .timing import Runner, timed_answer
 
 log = logging.getLogger("toksweep")
 
@@ -86,10 +86,10 @@ class AnsweringBench(Bench):
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         return None if record.prediction is None else Output(text=record.prediction, evidence=record.evidence or ())
 
-    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Sequence[Mapping[str, Case]]:
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
         batch = self.model.prepare([opened.sample], [opened.images])
         runners = {c.cell.work_id: Runner(_compressor(c), _schedule(c), c.cell.seed, _budget_kind(c)) for c in cells}
-        return races(self.model, batch, runners)
+        return {work_id: timed_answer(self.model, batch, runner) for work_id, runner in runners.items()}
 
     def _answer_all(
         self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo

@@ -52,8 +52,8 @@ class Bench(AbstractContextManager["Bench"], Protocol):
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         """The output of a stored record, without the model; None where it was not kept."""
 
-    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Sequence[Mapping[str, Case]]:
-        """What the latency probe times on one sample: races, one after the other, of cases by work id.
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
+        """What the latency probe times on one sample, by work id.
 
         Phases are `latency` (milliseconds to the first token, or encode plus decode for a tokenizer), `tpot` (per
         output token) and those of `watching.PHASES`.

@@ -77,15 +77,12 @@ class LatencyProbe:
 
     def _lines(self, bench: Bench, able: Sequence[PlannedCell], sample: Sample, open_it: Callable[[], Opened]) -> Lines:
         baseline = next((c.cell.work_id for c in able if c.entry.kind == "untouched"), None)
+        kernel, dtype = (self.spec.attention, self.spec.dtype) if self.group.model else (None, None)
+        cases = bench.timed(open_it(), able)
+        found = race(cases, baseline, rounds=ROUNDS, device=self.device, kernel=kernel, dtype=dtype)
         lines: Lines = {}
-        for cases in bench.timed(open_it(), able):
-            asks = self.group.model is not None
-            found = race(
-                cases, baseline, rounds=ROUNDS, device=self.device,
-                kernel=self.spec.attention if asks else None, dtype=self.spec.dtype if asks else None,
-            )  # fmt: skip
-            for work_id, line in self._told(found, sample):
-                lines.setdefault(work_id, []).append(line)
+        for work_id, line in self._told(found, sample):
+            lines.setdefault(work_id, []).append(line)
         return lines
 
     def _told(self, found: Race, sample: Sample) -> Iterator[tuple[str, dict[str, object]]]:

@@ -51,7 +51,7 @@ class ReconstructionBench(Bench):
         codes = Codes(path.read_bytes(), path.suffix, record.bits or 0)
         return Output(image=_tokenizer(cell).decode(codes))
 
-    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Sequence[Mapping[str, Case]]:
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
         memo = Memo()
 
         def encode_and_decode(cell: PlannedCell) -> Callable[[], object]:
@@ -66,7 +66,7 @@ class ReconstructionBench(Bench):
             with watch.phase("latency"):
                 work()
 
-        return [{c.cell.work_id: partial(case, encode_and_decode(c)) for c in cells if c.entry.kind == "tokenizer"}]
+        return {c.cell.work_id: partial(case, encode_and_decode(c)) for c in cells if c.entry.kind == "tokenizer"}
 
 
 def _tokenizer(cell: PlannedCell) -> Tokenizer:

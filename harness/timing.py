@@ -1,8 +1,7 @@
-"""What the latency probe runs of a model: whole answers, and apart from them the phases up to the first token."""
+"""What the latency probe runs of a model: a whole answer, and apart from it the phases up to the first token."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,31 +27,26 @@ class Runner:
     budget_kind: BudgetKind = "exact"
 
 
-def races(model: VisionLanguageModel, batch: Batch, runners: Mapping[str, Runner]) -> Sequence[Mapping[str, Case]]:
-    """First the whole (`latency` to the first token, `tpot` per output token behind it), then the phases.
+def timed_answer(model: VisionLanguageModel, batch: Batch, runner: Runner) -> Case:
+    """First the whole (`latency` to the first token, `tpot` per output token behind it), then a second run by phases.
 
-    Nothing is kept from round to round: each holds the cache of one runner only, so that peaks of memory are its own.
+    Nothing is kept from round to round: each holds the cache of one run only, so that peaks of memory are its own.
     """
 
-    def first(runner: Runner) -> Decoding:
+    def first() -> Decoding:
         return model.time_first_token(
             batch, runner.compressor, runner.schedule, runner.seed, budget_kind=runner.budget_kind
         )
 
-    def whole(runner: Runner) -> Case:
-        def case(watch: Stopwatch) -> None:
-            with watch.phase("latency"):
-                state = first(runner)
-            with watch.phase("tpot", DECODED):
-                model.time_decoding(state, DECODED)
+    def whole(watch: Stopwatch) -> None:
+        with watch.phase("latency"):
+            state = first()
+        with watch.phase("tpot", DECODED):
+            model.time_decoding(state, DECODED)
 
-        return case
+    def case(watch: Stopwatch) -> None:
+        whole(watch)
+        with model.watched(watch):
+            first()
 
-    def phases(runner: Runner) -> Case:
-        def case(watch: Stopwatch) -> None:
-            with model.watched(watch):
-                first(runner)
-
-        return case
-
-    return [{name: make(runner) for name, runner in runners.items()} for make in (whole, phases)]
+    return case

@@ -5,8 +5,8 @@ counts as work are the caller's. A case is handed a stopwatch and says which pha
 phase is not counted. How that is kept from distorting what it measures: where one phase ends and the next begins, a
 CUDA event is put into the stream and nobody waits for it, so that phases add up to what passed between the first mark
 and the last; on a CPU, where work is done when its call returns, the wall clock is read, in about a microsecond; other
-devices (mps) must be waited for at every mark, which takes longer than the whole without marks. So a whole and its
-phases are never read off the same run: who wants both, races twice.
+devices (mps) must be waited for at every mark, which takes longer than the whole without marks. So a whole is never
+read off a run in which its phases are told apart: who wants both runs the work twice in each round.
 """
 
 from __future__ import annotations

@@ -49,13 +49,14 @@ def enter(
     ids, features, along, projected = batch.input_ids, encoded.features, encoded.along, False
     if {"pixel", "encoder"} & {cut.stage.place for cut in cuts}:
         assert calls is not None
-        slots = span.slots()
-        left = [(row, places[: len(features[i])]) for i, (row, places) in enumerate(slots)]
-        kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(left)}
-        order, span = span.cut(kept, renumber=True)
-        ids = ids.gather(1, order)
-        if calls.grids != calls.full:
-            span = replace(span, position=positions(ids, span.valid, calls.grids))
+        with watch.phase("compressor"):
+            slots = span.slots()
+            left = [(row, places[: len(features[i])]) for i, (row, places) in enumerate(slots)]
+            kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(left)}
+            order, span = span.cut(kept, renumber=True)
+            ids = ids.gather(1, order)
+            if calls.grids != calls.full:
+                span = replace(span, position=positions(ids, span.valid, calls.grids))
     for cut in cuts:
         stage = cut.stage
         if stage.place == "projector":
