@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import families
 import pytest
 import torch
 import vlm
@@ -31,7 +32,7 @@ def spent(model, name, budget="50%"):
     return watch.spent()
 
 
-FAMILIES = ("llava", "internvl", "qwen2_5_vl")
+FAMILIES = ("llava", *families.FAMILIES)
 
 
 @pytest.mark.parametrize("model", [(family, "sdpa") for family in FAMILIES], indirect=True, ids=FAMILIES)
