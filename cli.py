@@ -80,7 +80,8 @@ def sweep(
         list[str] | None, typer.Option(help="A pack of weights whose licence you accept, so that it may be downloaded.")
     ] = None,
     latency: Annotated[
-        bool | None, typer.Option("--latency/--no-latency", help="Run the latency probe [default: tokenizers only].")
+        bool | None,
+        typer.Option("--latency/--no-latency", help="Time every cell, by phases [default: tokenizers only]."),
     ] = None,
     keep_outputs: Annotated[
         bool | None,

@@ -79,8 +79,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Expand a spec.
 
     Raises:
-        UserError: a task without data or model, or no cell left of those that were asked for; the message has the
-            reasons.
+        UserError: a task without data or model; a device or an attention kernel that this machine lacks; or no cell
+            left of those that were asked for, and the message has the reasons.
     """
     if not spec.tasks:
         raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
@@ -102,6 +102,10 @@ def make_plan(spec: SweepSpec) -> Plan:
             refused += refusals
             asked += count
             groups.append(Group(name, family, model, samples, tuple(m for _, m in metrics), tuple(cells)))
+    if any(g.model for g in groups):
+        from .models.loading import check_platform
+
+        check_platform(spec.device, spec.dtype, spec.attention)
     if not asked:
         _nothing_left(refused)
     if spec.models and not any(g.model for g in groups):

@@ -134,21 +134,25 @@ def _draw_one(
     return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
 
 
-def write(paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str]) -> str:
+def write(
+    paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str], *, height: float = 4.0,
+    wrap: int = 100,
+) -> str:  # fmt: skip
     """Write a figure in all formats, the same bytes for the same figure, and return its SVG made fit for a page.
 
     Args:
         paint: draws on the axes; a legend names what it labels.
         about: small print above the axes, since a file for a paper leaves the page.
         titles: texts to hover on, by the id of what they belong to.
+        height: in inches, where the width is 5.6; wrap: letters in a line of the small print.
     """
     face = plain_face()
     settings: Any = {**STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
-        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
+        canvas = Canvas(figsize=(5.6, height), layout="constrained")
         axes = canvas.subplots()
         paint(axes)
-        axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
+        axes.set_title(textwrap.fill(about, wrap), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
         canvas.legend(
             loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6

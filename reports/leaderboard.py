@@ -16,6 +16,7 @@ from ..results.store import Cell, write_atomically
 from . import (
     evidence,
     figures,
+    latency,
     margins,
     printed,
     ranking,
@@ -77,11 +78,13 @@ def write_report(
         drawn = figures.draw(ranked, out / "figures")
         explained = evidence.explain(ranked, cells, out / "figures")
         kept = retention_figure.draw(retained, figures.styles(ranked), out / "figures")
+        timed = latency.explain(ranked, out / "figures")
         sections = tables.sections(ranked, cells)
         tables.write_tables(ranked, cells, sections, out / "tables")
         retention_tables.write(retained, out / "tables")
+        latency.write_tables(timed, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(sections, runs, drawn, explained, kept, excerpts))
+        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
@@ -93,6 +96,7 @@ def render(
     drawn: Sequence[figures.Figure],
     explained: Sequence[evidence.Evidence],
     kept: Sequence[retention_figure.Drawn],
+    timed: Sequence[latency.Latency],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -106,7 +110,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost}
+    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost, "megabytes": latency.megabytes}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
@@ -114,6 +118,8 @@ def render(
         evidence=[(part, Markup(part.figure.svg)) for part in explained],  # noqa: S704
         retention=[(of, [(scope, f, Markup(f.svg) if f else None) for scope, f in parts]) for of, parts in kept],  # noqa: S704
         shares=retention_curves.SHARES,
+        latency=[(part, [(f, Markup(f.svg)) for f in part.figures]) for part in timed],  # noqa: S704
+        phases=latency.PHASES,
         runs=list(reversed(runs)),
         excerpts=excerpts,
         cost_names=printed.COSTS,

@@ -192,6 +192,8 @@ def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
         found.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
     if counts["n_bad_input"]:
         found.append(f"{counts['n_bad_input']} bad input")
+    if not missing(first["latency_error"]):
+        found.append(f"not timed: {first['latency_error']}")
     for status in dict.fromkeys(r["status"] for r in records):
         if status == "partial":
             found.append("partial: samples are still missing")

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..contracts import Reduction, UserError
 from ..schedule import Cut
+from ..watching import Watch
 from .calls import BrokenPromiseError, Calls, Grid
 from .data import SEPARATOR
 from .holding import turns
@@ -254,7 +255,7 @@ class Cutter:
 
     def __init__(
         self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None,
-        along: Sequence[torch.Tensor] = (),
+        along: Sequence[torch.Tensor] = (), watch: Watch | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -264,10 +265,11 @@ class Cutter:
         """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
-        self._unmerging = None
+        self._unmerging, self._watch = None, watch or Watch()
         if any(cut.stage.place == "attention" for cut in cuts):
             assert calls is not None and whole is not None
-            self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
+            with self._watch.phase("compressor"):
+                self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
         self._text_model, self._layers, self._calls = text_model, layers, calls
         self._cuts = {cut.stage.layer: cut for cut in cuts if cut.stage.place == "decoder"}
         stages = [cut.stage for cut in self._cuts.values()]
@@ -327,7 +329,8 @@ class Cutter:
         elif self._along is not None:
             tokens = self._added(tokens, self._along)
         if cut := self._cuts.get(number):
-            tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
+            with self._watch.phase("compressor"):
+                tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
         if number < self._first and self._rope is None:
             return None if tokens is args[0] else ((tokens, *args[1:]), kwargs)
