@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
-from .contracts import Budget, Compressor, Refusal, Sample, Task, UserError
+from .contracts import Budget, Compressor, ModelShape, Refusal, Sample, Task, UserError
 from .models import model_info, open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BudgetKind
@@ -25,11 +25,13 @@ OURS = "toksweep-mini"
 
 @dataclass(frozen=True)
 class Trial:
-    """A compressor in a model, with questions, and what the process was like before the first call."""
+    """A compressor in a model, with questions, and what the process was like before the first call; `shape` is that
+    of what the questions are about."""
 
     entry: Entry
     method: Compressor
     model: VisionLanguageModel
+    shape: ModelShape
     samples: Sequence[Sample]
     before: State
 
@@ -40,7 +42,7 @@ class Trial:
     def schedule(self, budget: str) -> Schedule:
         """The schedule of a budget under the convention `mean`."""
         merges = bool(self.entry.meta["merges"])
-        return resolve(self.method, Budget.parse(budget), "mean", self.model.shape, merges=merges)
+        return resolve(self.method, Budget.parse(budget), "mean", self.shape, merges=merges)
 
     def reachable(self) -> tuple[str, Schedule]:
         """A budget that is no full one, and its schedule."""
@@ -55,7 +57,7 @@ class Trial:
 
     def half(self) -> Schedule | None:
         """The schedule whose last layers see nearest to half of the tokens, if that is near it."""
-        shape = self.model.shape
+        shape = self.shape
         for keep in sorted(range(1, shape.tokens), key=lambda k: abs(k - shape.tokens // 2)):
             try:
                 found = lay_out(tuple(self.method.stages(keep, shape)), shape)
@@ -85,18 +87,20 @@ def set_up(
     try:
         method = build_compressor(entry, parameters)
         check_task(entry, asked)
-        check_model(entry, info := model_info(chosen, text_encoder))
+        listed = list(islice(cast(Task, asked.load())(None), questions or QUESTIONS.get(str(asked.meta["family"]), 0)))
+        info = model_info(chosen, text_encoder).asked_about(listed)
+        check_task(entry, asked, info)
+        check_model(entry, info)
         if info.shape.varies:
             raise Refusal(f"{chosen} counts tokens by the size of a picture, and promises are held to one count: "
                           "give another --model")  # fmt: skip
     except Refusal as reason:
         raise UserError(f"{reason}.") from reason
     opened = open_model(chosen, text_encoder=info.text_encoder.ref if info.text_encoder else None)
-    listed = cast(Task, asked.load())(None)
-    samples = [s for s in islice(listed, questions or QUESTIONS.get(str(asked.meta["family"]), 0)) if s.regions]
+    samples = [s for s in listed if s.regions]
     if not samples:
         raise UserError(f"The samples of {asked.name} name no evidence: give another --task, such as synth_vqa.")
-    return Trial(entry, method, opened, samples, state(opened, _prepared(opened, samples[:2])))
+    return Trial(entry, method, opened, info.shape, samples, state(opened, _prepared(opened, samples[:2])))
 
 
 def _our_task(entry: Entry) -> Entry:

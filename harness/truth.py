@@ -88,7 +88,7 @@ def _verdict(check: Check, trial: Trial) -> Verdict:
 
 
 def _budget(trial: Trial) -> Verdict:
-    batch, full = trial.batch(2), trial.model.shape.tokens
+    batch, full = trial.batch(2), trial.shape.tokens
     told, refused = [], []
     for budget in BUDGETS:
         wanted = Budget.parse(budget).tokens(full)
@@ -114,7 +114,7 @@ def _full(trial: Trial) -> Verdict:
     if trial.entry.meta["merges"]:
         return Verdict("pass", "declared as merging, hence bypassed")
     batch, schedule = trial.batch(2), trial.schedule("100%")
-    plain = trial.model.prefill(batch, None, None, untouched(trial.model.shape), seed=0)
+    plain = trial.model.prefill(batch, None, None, untouched(trial.shape), seed=0)
     cut = trial.model.prefill(batch, None, trial.method, schedule, seed=0, budget_kind=trial.kind)
     if torch.equal(plain.logits, cut.logits):
         return Verdict("pass", "logits are those of no method, bit for bit")
@@ -153,7 +153,7 @@ def _order(trial: Trial) -> Verdict:
     if not trial.entry.meta["keeps_order"]:
         return Verdict("pass", "declared otherwise (keeps_order=False)")
     budget, schedule = trial.reachable()
-    full = trial.model.shape.tokens
+    full = trial.shape.tokens
     for answer in trial.answer(trial.batch(4), schedule):
         for entry in answer.kept_indices:
             firsts = [row[0] if isinstance(row, list) else row for row in entry]

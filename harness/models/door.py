@@ -9,12 +9,12 @@ import torch
 
 from ..contracts import Stage
 from ..schedule import Cut
-from .calls import Calls, Grid
-from .cutter import Span, reduce_span, settled, whole_span
+from .calls import Calls
+from .cutter import Span, furthest, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
-Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
+Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Crop]], torch.Tensor]
 Separate = Callable[[Sequence[Crop], Encoded], Sequence[torch.Tensor]]
 
 
@@ -40,7 +40,7 @@ def enter(
         positions, separators: see `VisionLanguageModel`.
     """
     valid = batch.attention_mask.bool()
-    where = positions(batch.input_ids, valid, [crop.grid for crop in batch.crops])
+    where = positions(batch.input_ids, valid, batch.crops)
     span = whole = whole_span(_visual(batch, placeholder), valid, where)
     behind = span.behind
     ids, features, along, projected = batch.input_ids, encoded.features, encoded.along, False
@@ -51,7 +51,9 @@ def enter(
         order, span = span.cut(kept, renumber=True)
         ids = ids.gather(1, order)
         if calls.grids != calls.full:
-            span = replace(span, position=positions(ids, span.valid, calls.grids))
+            smaller = [replace(crop, grid=grid) for crop, grid in zip(batch.crops, calls.grids, strict=True)]
+            where = positions(ids, span.valid, smaller)
+            span = replace(span, position=where, end=furthest(where))
     for cut in cuts:
         stage = cut.stage
         if stage.place == "projector":

@@ -45,7 +45,7 @@ def encode(
             found = stack.enter_context(model.listening(reads, own))
             if inside:
                 assert calls is not None
-                stack.enter_context(Merger(model.blocks, inside, calls, class_index, images).attached())
+                stack.enter_context(Merger(model.blocks(own), inside, calls, class_index, images).attached())
             sight = model.see(own, resized=resized)
         seen += sight.rows
         along += sight.along
