@@ -282,7 +282,7 @@ class VisionLanguageModel(ABC):
         with cutter.prefill():
             logits = self._forward(ids, span.valid, span.position, cache, features)
         _check_cache(cache, cutter)
-        return Decoding(logits, cache, cutter, calls, span.valid, span.end)
+        return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
 
     def _check_stages(self, stages: Sequence[Stage], info: FamilyInfo) -> None:
         missing = info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])

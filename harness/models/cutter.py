@@ -36,8 +36,6 @@ class Span:
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
-        end: [..., batch, 1] the furthest position of the prompt, behind which new tokens stand: that of the last token,
-            or, where time is a row of positions, of a late frame.
         owner: the batch row of every image.
         behind: per batch row, the text tokens behind its last image.
     """
@@ -47,7 +45,6 @@ class Span:
     hidden: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
-    end: torch.Tensor
     owner: tuple[int, ...]
     behind: tuple[int, ...]
 
@@ -88,16 +85,15 @@ class Span:
         order = torch.sort(keep.int(), dim=1, stable=True).indices[:, -width:]
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
         moved = position.gather(-1, order.expand(*position.shape[:-1], width))
-        shift, end = self.shift, self.end
+        shift = self.shift
         if renumber and moved.ndim == 2:
             contiguous = counted(valid)
             shift = shift + moved[..., -1:] - contiguous[..., -1:]
-            moved, end = contiguous, contiguous[..., -1:]
+            moved = contiguous
         hidden = torch.zeros_like(valid)
         cut = replace(
-            self, visual=visual.masked_fill(~valid, -1), valid=valid, hidden=hidden, position=moved, shift=shift,
-            end=end,
-        )  # fmt: skip
+            self, visual=visual.masked_fill(~valid, -1), valid=valid, hidden=hidden, position=moved, shift=shift
+        )
         return order, cut
 
 
@@ -336,7 +332,7 @@ class Cutter:
         Behind cuts that keep positions that is where it would stand without them; behind cuts that renumber the prompt
         it is the length of the layer's own cache.
         """
-        return self.spans[0].end + 1 + past - self.spans[number].shift
+        return self.spans[0].position[..., -1:] + 1 + past - self.spans[number].shift
 
     def _before_step(self, number: int, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
         tokens, cache, span = args[0], kwargs["cache"], self.spans[number]
@@ -381,14 +377,7 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
     behind = [visual.shape[1] - 1 - int((row != -1).nonzero()[-1, 0]) for row in visual]
     hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
-    return Span(visual, valid, hidden, position, shift, furthest(position), tuple(owner), tuple(behind))
-
-
-def furthest(position: torch.Tensor) -> torch.Tensor:
-    """The furthest position of every prompt, of all rows where it is several numbers: [..., batch, n] to [..., batch,
-    1]."""
-    end = position.amax(-1, keepdim=True)
-    return end if end.ndim == 2 else end.amax(0, keepdim=True).expand_as(end)
+    return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

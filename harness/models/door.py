@@ -10,7 +10,7 @@ import torch
 from ..contracts import Stage
 from ..schedule import Cut
 from .calls import Calls
-from .cutter import Span, furthest, reduce_span, settled, whole_span
+from .cutter import Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
@@ -52,8 +52,7 @@ def enter(
         ids = ids.gather(1, order)
         if calls.grids != calls.full:
             smaller = [replace(crop, grid=grid) for crop, grid in zip(batch.crops, calls.grids, strict=True)]
-            where = positions(ids, span.valid, smaller)
-            span = replace(span, position=where, end=furthest(where))
+            span = replace(span, position=positions(ids, span.valid, smaller))
     for cut in cuts:
         stage = cut.stage
         if stage.place == "projector":

@@ -8,6 +8,7 @@ import tiny
 import torch
 from PIL import Image
 from toksweep.harness.contracts import Budget, Region, Sample
+from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 
@@ -99,6 +100,20 @@ def native_clips(model, batch):
     if model.family == "internvl":
         return given | {"pixel_values": pixels(batch)}
     return given | {"pixel_values_videos": pixels(batch)[None]}
+
+
+def in_prompt(model, batch):
+    """The visual tokens of a batch, separators included, in the order of their placeholders."""
+    encoded = model.encode(batch)
+    found = []
+    for row, order in enumerate(batch.order):
+        images = batch.images_of(row)
+        tokens = {number: iter(encoded.tokens[image]) for number, image in enumerate(images)}
+        if SEPARATOR in order:
+            rows = model.separators(batch.crops, encoded)
+            tokens[SEPARATOR] = iter(torch.cat([rows[image] for image in images]))
+        found += [next(tokens[number]) for number in order.tolist()]
+    return torch.stack(found)
 
 
 def cell(model, name: str, budget: str | int = "56%", convention: str = "mean", **parameters):

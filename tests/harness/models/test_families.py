@@ -12,7 +12,6 @@ from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage
 from toksweep.harness.listing import listing
 from toksweep.harness.models import describe, model_shape, open_model
 from toksweep.harness.models.abilities import ORDINARY
-from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.schedule import lay_out, untouched
 
 PLAIN = torch.no_grad()
@@ -60,21 +59,7 @@ def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
     given = vlm.native(model, batch)
     given.pop("mm_token_type_ids", None)
     want = model.model.model.get_image_features(**given).pooler_output
-    close(in_prompt(model, batch), torch.cat(list(want)))
-
-
-def in_prompt(model, batch):
-    """The visual tokens of a batch, separators included, in the order of their placeholders."""
-    encoded = model.encode(batch)
-    found = []
-    for row, order in enumerate(batch.order):
-        images = batch.images_of(row)
-        tokens = {number: iter(encoded.tokens[image]) for number, image in enumerate(images)}
-        if SEPARATOR in order:
-            rows = model.separators(batch.crops, encoded)
-            tokens[SEPARATOR] = iter(torch.cat([rows[image] for image in images]))
-        found += [next(tokens[number]) for number in order.tolist()]
-    return torch.stack(found)
+    close(vlm.in_prompt(model, batch), torch.cat(list(want)))
 
 
 def tower_maps(model, batch, layer):
