@@ -41,7 +41,7 @@ def test_a_sweep_of_clips_counts_per_frame_and_says_what_cannot_be_had(folder, h
     )  # fmt: skip
     assert code == 0, error
     cells = pd.read_parquet(folder / "c" / "cells.parquet")
-    cells = cells[(cells.metric == "vqa_match") & cells.slice.isna()].set_index(["model", "method"])
+    cells = cells[(cells.metric == "accuracy") & cells.slice.isna()].set_index(["model", "method"])
     whole, cut = cells.loc[("llava_onevision", "none")], cells.loc[("llava_onevision", "fastvid")]
     assert (whole.tokens_full, cut.tokens_full) == (33, 33)  # eight frames of 2 x 2 and a newline
     assert (cut.status, cut.budget) == ("complete", "2")

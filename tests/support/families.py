@@ -167,6 +167,10 @@ CLIPS = {
 """Families that show clips as such; configuration and processor where the ones for pictures have too few tokens."""
 
 
+WITH_ENCODER = ("llava", "llava_next_video-clip")
+"""Families whose tower is that of `tiny.save_clip`, and which tests of all methods are given it with."""
+
+
 def makers(name):
     """Configuration, processor and special tokens of a family, or of `family-clip`."""
     family = name.removesuffix("-clip")

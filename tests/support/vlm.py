@@ -7,7 +7,7 @@ import dataclasses
 import tiny
 import torch
 from PIL import Image
-from toksweep.harness.contracts import Budget, Region, Sample
+from toksweep.harness.contracts import Budget, Reduction, Region, Sample
 from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
@@ -147,6 +147,22 @@ def able(info, *, clip: bool = False, clips: bool = False) -> list[str]:
     """Compressors that a family serves on pictures, or on `clips`; `clip` says that a text encoder is at hand."""
     found = [e for e in (EVERY if clips else ENTRIES) if info.on(clips).serves(e.meta)]
     return [e.name for e in found if clip or not any(need.startswith("clip_") for need in e.meta["needs"])]
+
+
+@dataclasses.dataclass
+class Watching:
+    """Keeps the first tokens, and all views."""
+
+    views: list = dataclasses.field(default_factory=list)
+
+    def reduce(self, view, keep):
+        self.views.append(view)
+        return Reduction.keep(torch.arange(keep).expand(len(view.tokens), keep), view.tokens.shape[1])
+
+
+def close(a, b, atol=2e-6):
+    assert a.shape == b.shape
+    assert torch.allclose(a, b, rtol=0, atol=atol), float((a - b).abs().max())
 
 
 class Recorder:

@@ -20,9 +20,11 @@ def opened(llava_folder, clip_folder, tmp_path_factory):
 
     @cache
     def load(family, kernel):
-        if family == "llava":
-            return open_model(str(llava_folder), attention=kernel, text_encoder=str(clip_folder))
-        model = open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention=kernel)
+        encoder = str(clip_folder) if family in families.WITH_ENCODER else None
+        folder = llava_folder if family == "llava" else tmp_path_factory.mktemp("models") / family
+        if family != "llava":
+            families.save(folder, family)
+        model = open_model(str(folder), attention=kernel, text_encoder=encoder)
         model.tested_on_clips = family.endswith("-clip")
         return model
 

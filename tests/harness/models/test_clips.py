@@ -1,14 +1,13 @@
 """Clips as the families' own processors show them, against the models' own features and frames seen one by one."""
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import families
 import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
 from toksweep.harness.listing import serving
 from toksweep.harness.models import ModelInfo, describe
 from toksweep.harness.models.data import SEPARATOR
@@ -16,6 +15,7 @@ from toksweep.harness.models.published import load_config
 from toksweep.harness.plan import check_task
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, untouched
+from vlm import Watching, close
 
 PLAIN = torch.no_grad()
 CLIPS = [f"{family}-clip" for family in families.CLIPS]
@@ -25,22 +25,6 @@ POOLED = ["llava_onevision-clip", "llava_next_video-clip"]
 @pytest.fixture(params=CLIPS)
 def any_model(request, opened):
     return opened(request.param, "sdpa")
-
-
-@dataclass
-class Watching:
-    """Keeps the first tokens, and all views."""
-
-    views: list = field(default_factory=list)
-
-    def reduce(self, view, keep):
-        self.views.append(view)
-        return Reduction.keep(torch.arange(keep).expand(len(view.tokens), keep), view.tokens.shape[1])
-
-
-def close(a, b, atol=2e-6):
-    assert a.shape == b.shape
-    assert torch.allclose(a, b, rtol=0, atol=atol), float((a - b).abs().max())
 
 
 def asked(question="what?", frames=4, **more):

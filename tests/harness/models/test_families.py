@@ -1,18 +1,18 @@
 """What only families beside LLaVA have: grids of their own, tiles, windows, positions of three numbers."""
 
 import sys
-from dataclasses import dataclass, field
 
 import families
 import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
 from toksweep.harness.listing import listing
 from toksweep.harness.models import describe, model_shape, open_model
 from toksweep.harness.models.abilities import ORDINARY
 from toksweep.harness.schedule import lay_out, untouched
+from vlm import Watching, close
 
 PLAIN = torch.no_grad()
 
@@ -33,22 +33,6 @@ def qwen(opened, request):
 @pytest.fixture(scope="module")
 def intern(opened):
     return opened["internvl"]
-
-
-@dataclass
-class Watching:
-    """Keeps the first tokens, and all views."""
-
-    views: list = field(default_factory=list)
-
-    def reduce(self, view, keep):
-        self.views.append(view)
-        return Reduction.keep(torch.arange(keep).expand(len(view.tokens), keep), view.tokens.shape[1])
-
-
-def close(a, b, atol=2e-6):
-    assert a.shape == b.shape
-    assert torch.allclose(a, b, rtol=0, atol=atol), float((a - b).abs().max())
 
 
 @PLAIN

@@ -30,7 +30,7 @@ def each(names, *, core=True, budgets=None):
     found = []
     for family in ("llava", *families.FAMILIES, *CLIPS):
         less = family in CLIPS or family in ALIKE
-        served = ["none", *vlm.able(families.info(family)[1], clip=family == "llava", clips=family in CLIPS)]
+        served = ["none", *_able(family)]
         here = [name for name in names if name in served and (core or not less or _one_of_a_kind(name))]
         asked = ("56%",) if less and budgets else budgets or ("",)
         kinds = [("sdpa", name) for name in here]
@@ -40,6 +40,10 @@ def each(names, *, core=True, budgets=None):
     if budgets:
         return pytest.mark.parametrize(("model", "name", "budget"), found, indirect=["model"], ids=ids)
     return pytest.mark.parametrize(("model", "name"), [case[:2] for case in found], indirect=["model"], ids=ids)
+
+
+def _able(family):
+    return vlm.able(families.info(family)[1], clip=family in families.WITH_ENCODER, clips=family in CLIPS)
 
 
 def _one_of_a_kind(name):
