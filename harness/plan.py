@@ -93,8 +93,10 @@ def make_plan(spec: SweepSpec) -> Plan:
         entry = registry("tasks").get(name)
         family = str(entry.meta["family"])
         models = _models(entry, spec)
+        listed = _samples(entry, spec)
+        models = [m and m.asked_about(listed) for m in models]
         check_budgets(spec.sections[family].budgets, [m for m in models if m])
-        samples, subset = _subset(_samples(entry, spec), spec.sections[family].limit, spec.subset)
+        samples, subset = _subset(listed, spec.sections[family].limit, spec.subset)
         metrics = _metrics(entry, spec)
         for model in models:
             expander = _Expander(spec, entry, family, model, samples, subset, metrics)
