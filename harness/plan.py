@@ -79,8 +79,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Expand a spec.
 
     Raises:
-        UserError: a task without data or model, or no cell left of those that were asked for; the message has the
-            reasons.
+        UserError: a task without data or model; a device or an attention kernel that this machine lacks; or no cell
+            left of those that were asked for, and the message has the reasons.
     """
     if not spec.tasks:
         raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
@@ -104,6 +104,10 @@ def make_plan(spec: SweepSpec) -> Plan:
             refused += refusals
             asked += count
             groups.append(Group(name, family, model, samples, tuple(m for _, m in metrics), tuple(cells)))
+    if any(g.model for g in groups):
+        from .models.loading import check_platform
+
+        check_platform(spec.device, spec.dtype, spec.attention)
     if not asked:
         _nothing_left(refused)
     if spec.models and not any(g.model for g in groups):
@@ -216,6 +220,8 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
     assert isinstance(places, tuple) and isinstance(needs, tuple)
     if missing := model.family.lacking(places, needs):
         raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    if entry.meta.get("operator") and not model.family.several_places:
+        raise Refusal(f"{entry.name} stands tokens at several places, which the family {model.family.name} lacks")
     if model.text_encoder is None and asks_text_encoder(entry):
         raise Refusal(f"{entry.name} needs {NEEDED}")
 
@@ -273,7 +279,7 @@ class _Expander:
         refused: list[Refused] = []
         asked = 0
         for choice, named in self._choices():
-            entry = registry("methods").get(choice.name)
+            entry = choice.entry
             budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
             for budget in budgets:
                 try:

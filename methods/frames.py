@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -26,8 +27,15 @@ def sizes_of(view: View) -> list[int]:
     """How many tokens each image of a row has, in order."""
     if view.image is None:
         return [view.tokens.shape[1]]
-    found: list[int] = view.image[0].unique_consecutive(return_counts=True)[1].tolist()
-    return found
+    numbers = view.image[0].tolist()
+    return [len(list(run)) for _, run in groupby(numbers)]
+
+
+def clips_of(view: View) -> torch.Tensor:
+    """The tokens of a view frame by frame, in float32: [samples, frames, n, dim]."""
+    size, n, dim = view.tokens.shape
+    frames = frames_of(view)
+    return view.tokens.float().reshape(size, frames, n // frames, dim)
 
 
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:

@@ -36,14 +36,17 @@ def on_meta(work: Callable[[torch.Tensor], object], shape: tuple[int, ...]) -> i
 
 
 def signals_on_meta(
-    config: PretrainedConfig, llm: Any, schedule: Schedule, text_tokens: int, encoder: PretrainedConfig | None
-) -> int:
-    """Of a prompt with one picture, all text behind it, and a question of one segment; `llm` is on the meta device."""
+    config: PretrainedConfig, llm: Any, schedule: Schedule, text_tokens: int, encoder: PretrainedConfig | None,
+    images: int = 1,
+) -> int:  # fmt: skip
+    """Of a prompt with all text behind its images, and a question of one segment; `llm` is on the meta device."""
     reads = {name for s in schedule.stages if s.place == "projector" for name in s.reads}
-    total = sum(_tower_signal(config, schedule, name, encoder) for name in reads)
+    total = sum(
+        _tower_signal(config, schedule, name, encoder) * (1 if name == "clip_text" else images) for name in reads
+    )
     for stage in schedule.stages:
         if stage.place == "decoder" and stage.layer:
-            total += _decoder_signals(llm, stage, text_tokens, schedule.layers[stage.layer - 1])
+            total += _decoder_signals(llm, stage, text_tokens, images * schedule.layers[stage.layer - 1])
     return total
 
 

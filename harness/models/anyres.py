@@ -79,13 +79,12 @@ class Anyres(Llava):
             return_tensors="pt",
         )  # fmt: skip
         tiled = [self.tiled(len(of_prompt)) for of_prompt in own for _ in of_prompt]
-        sizes = [(picture.size[1], picture.size[0]) for picture in pictures]
-        shown = [self._show(*each) for each in zip(inputs["pixel_values"], sizes, pictures, tiled, strict=True)]
+        shown = [self.show(*each) for each in zip(inputs["pixel_values"], pictures, tiled, strict=True)]
         return inputs["input_ids"], inputs["attention_mask"], shown
 
-    def _show(self, pixels: torch.Tensor, size: Grid, picture: Image, tiled: bool) -> Shown:
-        """Args: pixels: [crops, 3, side, side], the whole first, and padding behind the last tile."""
-        rows, columns = self.shape.grid
+    def show(self, pixels: torch.Tensor, picture: Image, tiled: bool = True) -> Shown:
+        """A picture whose processor made these pixels, [crops, 3, side, side], the whole first."""
+        size, (rows, columns) = (picture.size[1], picture.size[0]), self.shape.grid
         high, wide = self._tiles(size) if tiled else (0, 0)
         row, column = (part.flatten() for part in torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij"))
         where = torch.stack([row, column], 1).float()[:, None].expand(-1, rows * columns, -1)
@@ -181,7 +180,7 @@ class Anyres(Llava):
 
         def tokens() -> list[torch.Tensor]:
             projected = self.project(torch.cat(patches))
-            return self._packed(projected.split(len(patches[0])), crops)
+            return self._packed(torch.split(projected, len(patches[0])), crops)
 
         return Sight([torch.cat([own[:first], seen]) for own, seen in zip(rows, features, strict=True)], tokens)
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
 from ..schedule import Schedule, cuts
+from ..watching import Watch
 from .abilities import READABLE, TOWER, FamilyInfo
 from .calls import BudgetKind, Calls
 from .cutter import Cutter, counted
@@ -56,6 +57,7 @@ class VisionLanguageModel(ABC):
         architecture: the class of transformers that the family serves.
         revision: digest of weights and configuration of a local folder, or the hub's commit.
         text_encoder: a checkpoint of its own, for methods that read `clip_text` or `clip_patches`.
+        watch: is told of the phases of a prefill; see `watched`.
     """
 
     family: ClassVar[str]
@@ -66,6 +68,7 @@ class VisionLanguageModel(ABC):
         self.places, self.signals = info.places, info.signals
         self.device = next(model.parameters()).device
         self.text_encoder: TextEncoder | None = None
+        self.watch = Watch()
         self.tokenizer.padding_side = "left"
 
     # ---------------------------------------------------------------------------------------------- a family's own part
@@ -175,7 +178,7 @@ class VisionLanguageModel(ABC):
     ) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Signals of a tower whose layers see [images, n, dim], the class token first, as they come."""
         found: dict[str, Sequence[torch.Tensor]] = {}
-        with tower_signals(self.blocks(crops), reads, found, class_token=class_token):
+        with tower_signals(self.blocks(crops), reads, found, class_token=class_token, watch=self.watch):
             yield found
 
     # ------------------------------------------------------------------------------------------------------- preparing
@@ -226,12 +229,12 @@ class VisionLanguageModel(ABC):
             BrokenPromiseError: the method returned another number of tokens than its schedule says.
         """
         state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind, memo=memo)
-        written = self._write(state, max_new_tokens)
+        written = self._write(state, max_new_tokens, self.end_tokens)
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
         asked = any("clip_text" in stage.reads for stage in schedule.stages)
         segments = [len(self.needed_text_encoder().ids(q)) if asked else 0 for q in batch.questions]
-        answers = []
+        answers, sizes = [], _bytes_per_token(state.cache)
         for row, ids in enumerate(written):
             images = batch.images_of(row)
             kept = state.calls.kept(images) if state.calls else ()
@@ -240,8 +243,11 @@ class VisionLanguageModel(ABC):
             evidence = _survivals([batch.evidence[i].cpu() for i in images], images, state.calls)
             behind = state.cutter.spans[0].behind[row]
             full = len(batch.order[row])
+            held = sum((texts[row] + n) * size for n, size in zip(seen, sizes, strict=True))
             answers.append(
-                Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids)
+                Answer(
+                    text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids, held
+                )
             )
         return answers
 
@@ -271,13 +277,14 @@ class VisionLanguageModel(ABC):
             )  # fmt: skip
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
         if encoded is None or anew:
-            encoded = encode(self, batch, reads, made, calls)
+            with self.watch.phase("vision"):
+                encoded = encode(self, batch, reads, made, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
         ids, span, whole, features, along = enter(
             batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions,
-            separators=self.separators,
+            separators=self.separators, watch=self.watch,
         )  # fmt: skip
-        cutter = Cutter(self.text_model, made, calls, span, whole, along)
+        cutter = Cutter(self.text_model, made, calls, span, whole, along, self.watch)
         cache = self._new_cache()
         with cutter.prefill():
             logits = self._forward(ids, span.valid, span.position, cache, features)
@@ -341,9 +348,8 @@ class VisionLanguageModel(ABC):
         logits = self._forward(token[:, None], valid, position, state.cache)
         return replace(state, logits=logits, valid=valid, position=position)
 
-    def _write(self, state: Decoding, max_new_tokens: int) -> list[list[int]]:
+    def _write(self, state: Decoding, max_new_tokens: int, ends: frozenset[int]) -> list[list[int]]:
         """Greedy decoding: the new tokens of every sample up to its end token, which is left out."""
-        ends = self.end_tokens
         written: list[list[int]] = [[] for _ in range(len(state.logits))]
         running = set(range(len(written)))
         with state.cutter.decoding() if max_new_tokens > 1 else nullcontext():
@@ -377,12 +383,33 @@ class VisionLanguageModel(ABC):
         """What the latency probe times: vision, compressor and prefill, up to the first logits."""
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
 
+    @torch.no_grad()
+    def time_decoding(self, state: Decoding, steps: int) -> None:
+        """Decode as answers are decoded, `steps` times, whatever the model says. The state is used up."""
+        self._write(state, steps + 1, frozenset())
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Tell `watch` of phases while the context lasts; what lies in none of them is the LLM's."""
+        before, self.watch = self.watch, watch
+        try:
+            with watch.phase("prefill"):
+                yield
+        finally:
+            self.watch = before
+
 
 def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:
     """What is left of the evidence of one sample, which has these images."""
     if not any(bool(own.any()) for own in areas):
         return ()
     return survivals(areas, calls.left(images) if calls else [(torch.ones_like(own),) * 2 for own in areas])
+
+
+def _bytes_per_token(cache: object) -> list[int]:
+    """Of keys and values of one token in every layer, as the cache holds them."""
+    parts = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
+    return [sum(part[0, :, 0].numel() * part.element_size() for part in pair) for pair in parts]
 
 
 def _check_cache(cache: object, cutter: Cutter) -> None:

@@ -274,6 +274,14 @@ class Calls:
         joined = [[row for _, rows in cut for row in rows] for cut in cuts]
         return tuple([row[0] for row in e] if all(len(row) == 1 for row in e) else e for e in joined)
 
+    def members(self, images: Sequence[int]) -> list[list[int]]:
+        """For every token that is left of the images of one sample, the patches that were merged into it, in the raster
+        of all images one after another."""
+        patches = sum(self.grids[i][0] * self.grids[i][1] for i in images)
+        rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
+        listed = (row if isinstance(row, list) else [row] for row in rows)
+        return [[place for place in row if place >= 0] for row in listed]  # a class token is no patch
+
     def stand_ins(self, images: Sequence[int]) -> torch.Tensor:
         """For every patch of all images of one sample, [patches], which of the tokens that are left stands for it.
 
@@ -282,9 +290,7 @@ class Calls:
         """
         patches = sum(self.grids[i][0] * self.grids[i][1] for i in images)
         found, times = torch.zeros(patches, dtype=torch.long), torch.zeros(patches)
-        rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
-        for token, members in enumerate(rows):
-            own = [place for place in (members if isinstance(members, list) else [members]) if place >= 0]
+        for token, own in enumerate(self.members(images)):
             found[own] = token
             times[own] += 1
         if bool((times != 1).any()):

@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..contracts import Reduction, UserError
 from ..schedule import Cut
+from ..watching import Watch
 from .calls import BrokenPromiseError, Calls, Grid
 from .data import SEPARATOR
+from .holding import turns
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -35,7 +38,9 @@ class Span:
         valid: [batch, n] False for padding.
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
+        held: [places, ..., batch, n] all of them, where tokens stand at several places at once.
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
+        apart: do slots of an image stand apart, with others of the sample between them?
         owner: the batch row of every image.
         behind: per batch row, the text tokens behind its last image.
     """
@@ -45,8 +50,10 @@ class Span:
     hidden: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
+    apart: bool
     owner: tuple[int, ...]
     behind: tuple[int, ...]
+    held: torch.Tensor | None = None
 
     def slots(self) -> list[tuple[int, torch.Tensor]]:
         """For every image its batch row and the slots of its tokens that are not hidden, in order."""
@@ -62,12 +69,12 @@ class Span:
         """[batch] visual tokens of each sample, separators and hidden ones included."""
         return (self.valid & (self.visual != -1)).sum(1)
 
-    def cut(self, kept: Mapping[int, torch.Tensor], renumber: bool) -> tuple[torch.Tensor, Span]:
-        """Keep the leading slots of every image, with new positions, all text, and the separators of samples that lose
-        no token.
+    def cut(self, kept: Mapping[int, Seats], renumber: bool) -> tuple[torch.Tensor, Span]:
+        """Keep some slots of every image, with new positions, all text, and the separators of samples that lose no
+        token.
 
         Args:
-            kept: per image the positions [..., count] of the tokens that are left, in order.
+            kept: per image what is left.
             renumber: make the positions of the whole prompt contiguous again, where a position is one number.
 
         Returns:
@@ -76,11 +83,10 @@ class Span:
         keep = self.valid & (self.visual < 0)
         position = self.position.clone()
         left = [(row, slots, kept[image]) for image, (row, slots) in enumerate(self.slots())]
-        for row in {row for row, slots, new in left if new.shape[-1] < len(slots)}:
+        for row in {row for row, slots, seats in left if len(seats.slots) < len(slots)}:
             keep[row] &= self.visual[row] != SEPARATOR
-        for row, slots, new in left:
-            places = slots[: new.shape[-1]]
-            keep[row, places], position[..., row, places] = True, new
+        for row, _, seats in left:
+            keep[row, seats.slots], position[..., row, seats.slots] = True, seats.position
         width = int(keep.sum(1).max())
         order = torch.sort(keep.int(), dim=1, stable=True).indices[:, -width:]
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
@@ -97,10 +103,22 @@ class Span:
         return order, cut
 
 
+class Seats(NamedTuple):
+    """Where the tokens that are left of one image stand.
+
+    Attributes:
+        slots: [count] of the span, in order.
+        position: [..., count] rotary positions.
+    """
+
+    slots: torch.Tensor
+    position: torch.Tensor
+
+
 def reduce_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor],
     signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False, width: int | None = None,
-) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
+) -> tuple[torch.Tensor, Span, list[torch.Tensor], list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
 
     Args:
@@ -108,13 +126,13 @@ def reduce_span(
         width: the compressor sees the first so many numbers of a token, and the rest runs along; default all.
 
     Returns:
-        As `Span.cut`, and the reduced tokens of every image.
+        As `Span.cut`, the reduced tokens of every image, and the slots of the old span that they take.
 
     Raises:
         Refusal: see `_called`.
     """
     slots = span.slots()
-    kept = {i: span.position[..., row, places] for i, (row, places) in enumerate(slots)}
+    kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(slots)}
     reduced = {i: tokens[i][: len(places)] for i, (_, places) in enumerate(slots)}
     renumber = False
     for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last, width=width):
@@ -126,12 +144,26 @@ def reduce_span(
             position = _positions(span.position[..., slots[images[0]][0], :], places, reduction, number, total)
             start = 0
             for i, count in zip(images, counts[number], strict=True):
-                if count > len(slots[i][1]):
-                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(slots[i][1])}")
-                reduced[i], kept[i] = out[number, start : start + count], position[..., start : start + count]
-                start += count
+                own = slots[i][1]
+                if count > len(own):
+                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(own)}")
+                end = start + count
+                seats = own[:count]
+                if span.apart:
+                    seats = _seats(own, places[reduction.anchor[number, start:end].clamp(max=len(places) - 1)])
+                reduced[i], kept[i] = out[number, start:end], Seats(seats, position[..., start:end])
+                start = end
     order, shorter = span.cut(kept, renumber)
-    return order, shorter, [reduced[i] for i in range(len(tokens))]
+    return order, shorter, [reduced[i] for i in range(len(tokens))], [kept[i].slots for i in range(len(tokens))]
+
+
+def _seats(slots: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The slots of an image that its tokens take, in order: where they stood, and for such as stood in one slot, or in
+    none, the first free ones."""
+    taken = torch.isin(slots, anchors)
+    free = (~taken).nonzero()[:, 0]
+    taken[free[: len(anchors) - int(taken.sum())]] = True
+    return slots[taken]
 
 
 def hide_in_span(
@@ -223,7 +255,7 @@ class Cutter:
 
     def __init__(
         self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None,
-        along: Sequence[torch.Tensor] = (),
+        along: Sequence[torch.Tensor] = (), watch: Watch | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -233,10 +265,11 @@ class Cutter:
         """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
-        self._unmerging = None
+        self._unmerging, self._watch = None, watch or Watch()
         if any(cut.stage.place == "attention" for cut in cuts):
             assert calls is not None and whole is not None
-            self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
+            with self._watch.phase("compressor"):
+                self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
         self._text_model, self._layers, self._calls = text_model, layers, calls
         self._cuts = {cut.stage.layer: cut for cut in cuts if cut.stage.place == "decoder"}
         stages = [cut.stage for cut in self._cuts.values()]
@@ -290,12 +323,16 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
+            if self._span.held is not None:
+                rope = self._text_model.config.rope_parameters  # type: ignore[union-attr]
+                self._rope = turns(self._text_model.rotary_emb, tokens, self._span.held, rope)  # type: ignore[arg-type]
         elif self._along is not None:
             tokens = self._added(tokens, self._along)
         if cut := self._cuts.get(number):
-            tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
+            with self._watch.phase("compressor"):
+                tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
-        if number < self._first:
+        if number < self._first and self._rope is None:
             return None if tokens is args[0] else ((tokens, *args[1:]), kwargs)
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)
@@ -311,9 +348,9 @@ class Cutter:
         width = tokens.shape[-1]
         tokens = tokens.clone() if self._along is None else torch.cat([tokens, self._along], -1)
         given = [tokens[row, places] for row, places in slots]
-        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals, width=width)
-        for (row, places), rows in zip(slots, reduced, strict=True):
-            tokens[row, places[: len(rows)]] = rows
+        order, span, reduced, seats = reduce_span(self._span, cut, self._calls, given, signals, width=width)
+        for (row, _), taken, rows in zip(slots, seats, reduced, strict=True):
+            tokens[row, taken] = rows
         tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
         if self._along is not None:
             tokens, self._along = tokens[..., :width].contiguous(), tokens[..., width:]
@@ -377,7 +414,9 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
     behind = [visual.shape[1] - 1 - int((row != -1).nonzero()[-1, 0]) for row in visual]
     hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
-    return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
+    images = [(visual[row] == image).nonzero()[:, 0] for image, row in enumerate(owner)]
+    apart = any(int(slots[-1] - slots[0]) >= len(slots) for slots in images)
+    return Span(visual, valid, hidden, position, shift, apart, tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

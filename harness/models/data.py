@@ -202,6 +202,7 @@ class Answer:
         tokens_full: visual tokens without a method, separators included; `grids` are rows and columns of every image.
         visual_tokens: at the input of every LLM layer, as the layers' hooks found them, separators included.
         kv_tokens: visual tokens in the cache of every layer after prefill.
+        kv_bytes: of the cache of this sample alone after prefill, text tokens included, in the dtype that it has.
         kept_indices: an entry per cut; see `Calls.kept`.
         evidence: what was left of every patch that holds evidence; empty where the sample names none.
     """
@@ -217,3 +218,4 @@ class Answer:
     text_behind: int = 0
     segments: int = 0
     grids: tuple[tuple[int, int], ...] = ()
+    kv_bytes: int = 0

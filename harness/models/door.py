@@ -9,9 +9,11 @@ import torch
 
 from ..contracts import Stage
 from ..schedule import Cut
+from ..watching import Watch
 from .calls import Calls
-from .cutter import Span, reduce_span, settled, whole_span
+from .cutter import Seats, Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
+from .holding import hold
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Crop]], torch.Tensor]
@@ -28,6 +30,7 @@ def enter(
     words: Embed,
     positions: Place,
     separators: Separate,
+    watch: Watch,
 ) -> tuple[torch.Tensor, Span, Span, torch.Tensor, tuple[torch.Tensor, ...]]:
     """The prompt after all cuts in front of the LLM: ids [batch, length], the span of them, the one of the prompt
     before any cut, the visual tokens [tokens, dim] in the order of the placeholders, and what runs along with those of
@@ -38,6 +41,7 @@ def enter(
         placeholder: id of the token that a visual token takes the place of.
         words: text tokens' embeddings.
         positions, separators: see `VisionLanguageModel`.
+        watch: is told which work is the projector's and which the method's.
     """
     valid = batch.attention_mask.bool()
     where = positions(batch.input_ids, valid, batch.crops)
@@ -46,35 +50,46 @@ def enter(
     ids, features, along, projected = batch.input_ids, encoded.features, encoded.along, False
     if {"pixel", "encoder"} & {cut.stage.place for cut in cuts}:
         assert calls is not None
-        slots = span.slots()
-        kept = {i: span.position[..., row, places[: len(features[i])]] for i, (row, places) in enumerate(slots)}
-        order, span = span.cut(kept, renumber=True)
-        ids = ids.gather(1, order)
-        if calls.grids != calls.full:
-            smaller = [replace(crop, grid=grid) for crop, grid in zip(batch.crops, calls.grids, strict=True)]
-            span = replace(span, position=positions(ids, span.valid, smaller))
+        with watch.phase("compressor"):
+            slots = span.slots()
+            left = [(row, places[: len(features[i])]) for i, (row, places) in enumerate(slots)]
+            kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(left)}
+            order, span = span.cut(kept, renumber=True)
+            ids = ids.gather(1, order)
+            if calls.grids != calls.full:
+                smaller = [replace(crop, grid=grid) for crop, grid in zip(batch.crops, calls.grids, strict=True)]
+                span = replace(span, position=positions(ids, span.valid, smaller))
     for cut in cuts:
         stage = cut.stage
         if stage.place == "projector":
             assert calls is not None
             if not stage.features and not projected:
-                features, projected = _through(encoded, features), True
-            classes = "class_token" in stage.reads
-            tokens = (
-                _beside(features, encoded.class_rows if stage.features else encoded.class_tokens)
-                if classes
-                else features
-            )
-            signals = _signals(batch, encoded, stage, behind, words)
-            width = tokens[0].shape[-1]
-            if along:
-                tokens = tuple(torch.cat(pair, -1) for pair in zip(tokens, along, strict=True))
-            order, span, reduced = reduce_span(span, cut, calls, tokens, signals, class_last=classes, width=width)
-            ids, features = ids.gather(1, order), tuple(rows[:, :width] for rows in reduced)
-            along = tuple(rows[:, width:] for rows in reduced) if along else ()
+                with watch.phase("vision"):
+                    features, projected = _through(encoded, features), True
+            with watch.phase("compressor"):
+                classes = "class_token" in stage.reads
+                tokens = (
+                    _beside(features, encoded.class_rows if stage.features else encoded.class_tokens)
+                    if classes
+                    else features
+                )
+                signals = _signals(batch, encoded, stage, behind, words)
+                width = tokens[0].shape[-1]
+                if along:
+                    tokens = tuple(torch.cat(pair, -1) for pair in zip(tokens, along, strict=True))
+                order, span, reduced, _ = reduce_span(
+                    span, cut, calls, tokens, signals, class_last=classes, width=width
+                )
+                ids, features = ids.gather(1, order), tuple(rows[:, :width] for rows in reduced)
+                along = tuple(rows[:, width:] for rows in reduced) if along else ()
     if not projected:
-        features = _through(encoded, features)
+        with watch.phase("vision"):
+            features = _through(encoded, features)
     packed = _packed(batch, encoded, span, features, separators)
+    for cut in cuts:
+        if cut.stage.held:
+            assert calls is not None
+            span = hold(span, whole, calls, cut.stage.held)
     # A dropped placeholder that has become padding must not ask for a visual token.
     return ids.masked_fill(~span.valid, 0), settled(span), whole, packed, along
 

@@ -32,7 +32,8 @@ def encode(
     resized = any(cut.stage.place == "pixel" for cut in cuts)
     crops = list(batch.crops)
     if calls and resized:
-        crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
+        with model.watch.phase("compressor"):
+            crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
     # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
     alone = bool(inside) and calls is not None and calls.kind == "adaptive"
     seen: list[torch.Tensor] = []
@@ -42,10 +43,13 @@ def encode(
     for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
         own = [crops[i] for i in images]
         with ExitStack() as stack:
+            stack.enter_context(model.watch.phase("compressor"))  # signals are ready when `listening` has been left
             found = stack.enter_context(model.listening(reads, own))
             if inside:
                 assert calls is not None
-                stack.enter_context(Merger(model.blocks(own), inside, calls, class_index, images).attached())
+                merger = Merger(model.blocks(own), inside, calls, class_index, images, model.watch)
+                stack.enter_context(merger.attached())
+            stack.enter_context(model.watch.phase("vision"))
             sight = model.see(own, resized=resized)
         seen += sight.rows
         along += sight.along
@@ -60,7 +64,8 @@ def encode(
     first = int(class_index is not None)
     features = tuple(rows[first:] for rows in seen)
     signals = {name: tuple(values) for name, values in listed.items()}
-    signals |= _clip_signals(model, batch, reads, features)
+    with model.watch.phase("compressor"):
+        signals |= _clip_signals(model, batch, reads, features)
     classes = tuple(rows[:1] for rows in seen) if first else ()
     whole = (lambda: [tokens for finish in finishes for tokens in finish()]) if finishes else None
     return Encoded(features, classes, model.project, signals, whole, tuple(along))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contracts import ModelShape, UserError
-from .abilities import FamilyInfo
+from .abilities import FamilyInfo, interleaved
 from .calls import Grid
 from .data import Crop, Sight
 from .qwen2_5_vl import Qwen2_5_VL
@@ -43,7 +43,9 @@ class Qwen3_VL(Qwen2_5_VL):  # noqa: N801 - as transformers spells it
                 f"The family qwen3_vl adds deepstack features between LLM layers, and this model has {lists} lists of "
                 f"them for {layers} layers."
             )
-        return super().describe(config)
+        shape, info = super().describe(config)
+        rope = config.text_config.rope_parameters or {}
+        return shape, interleaved(info) if rope.get("mrope_interleaved") else info
 
     def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         out = self._encoded(crops)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..contracts import Stage
+from ..watching import Watch
 from .abilities import LAST_LAYER, NEXT_LAYER, TOWER
 from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
@@ -48,18 +49,19 @@ def joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def tower_signals(
-    blocks: Sequence[Block], reads: Collection[str], found: dict[str, Sequence[torch.Tensor]], *, class_token: bool
-) -> Iterator[None]:
+    blocks: Sequence[Block], reads: Collection[str], found: dict[str, Sequence[torch.Tensor]], *, class_token: bool,
+    watch: Watch,
+) -> Iterator[None]:  # fmt: skip
     """Catch the signals of vision layers in `found`, a tensor per image, while the tower runs once."""
     with ExitStack() as stack:
         for name in sorted(reads):
             if kind(name) in TOWER:
                 layer = int(name.partition("@")[2])
-                stack.enter_context(tap(blocks[layer].attention, _tower_listener(name, found, int(class_token))))
+                stack.enter_context(tap(blocks[layer].attention, _tower_listener(name, found, int(class_token), watch)))
         yield
 
 
-def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: int) -> Listener:
+def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: int, watch: Watch) -> Listener:
     """`first` is the first patch of a row: 1 behind a class token."""
     read: Mapping[str, Callable[[Seen], torch.Tensor]] = {
         "class_attention": lambda seen: seen.rows([0])[:, :, 0, first:],
@@ -69,7 +71,8 @@ def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: 
     }
 
     def see(seen: Seen) -> None:
-        found[name] = read[kind(name)](seen).unbind()
+        with watch.phase("compressor"):
+            found[name] = read[kind(name)](seen).unbind()
 
     return see
 
