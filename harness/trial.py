@@ -46,10 +46,11 @@ class Trial:
         return resolve(self.method, Budget.parse(budget), convention, self.shape, merges=merges)
 
     def spent(self, answer: Answer, budget: str) -> tuple[float, float]:
-        """Tokens of an image, mean over images and layers, and as many as the budget allows."""
-        wanted = Budget.parse(budget)
-        allowed = [wanted.tokens(rows * columns, capped=self.shape.varies) for rows, columns in answer.grids]
-        return fmean(answer.visual_tokens) / len(allowed), fmean(allowed)
+        """Tokens of an image, mean over images and layers, and as many as the budget allows; separators, which leave
+        with the first token that is taken, are in no budget."""
+        wanted, full = Budget.parse(budget), [rows * columns for rows, columns in answer.grids]
+        allowed = [wanted.tokens(count, capped=self.shape.varies) for count in full]
+        return fmean(min(count, sum(full)) for count in answer.visual_tokens) / len(full), fmean(allowed)
 
     def reachable(self) -> tuple[str, Schedule]:
         """A budget that is no full one, and its schedule."""

@@ -51,6 +51,14 @@ def test_a_sweep_of_clips_counts_per_frame_and_says_what_cannot_be_had(folder, h
     assert "tome needs the place encoder" in error
 
 
+def test_every_promise_holds_on_clips_whose_separators_are_in_no_budget(folder, here):
+    code, out, error = here(
+        "verify", "dycoke", "--model", "video_llava", "--task", "synth_video_qa", "--json", cwd=folder
+    )
+    assert code == 0, error
+    assert "100%: 16/16" in json.loads(out)[0]["found"]
+
+
 @pytest.mark.parametrize(("ref", "full"), [("OpenGVLab/InternVL3-8B-hf", 256), ("Qwen/Qwen3-VL-8B-Instruct", 576)])
 def test_flops_of_a_family_need_no_weights(folder, here, ref, full):
     code, out, error = here(

@@ -37,8 +37,8 @@ class FamilyInfo:
     Attributes:
         signals: names without the `@layer` behind them; `tower`: those of them that single vision layers have.
         uneven: a picture is shown in crops of different sizes.
-        several_places: a token may stand at several places of the prompt at once (PPE).
         clips: what is served on clips, where they are shown as such; None where their frames are shown as pictures.
+        several_places: a token may stand at several places of the prompt at once (PPE).
     """
 
     name: str
@@ -46,8 +46,8 @@ class FamilyInfo:
     signals: frozenset[str]
     tower: frozenset[str]
     uneven: bool = False
-    several_places: bool = True
     clips: FamilyInfo | None = None
+    several_places: bool = True
 
     def on(self, clip: bool) -> FamilyInfo:
         """What is served on clips, or on pictures."""
@@ -55,11 +55,8 @@ class FamilyInfo:
 
     def serves(self, meta: Mapping[str, Any]) -> bool:
         """Is a compressor, whose decorator says `meta`, served? Those of frames need images of one size."""
-        return (
-            not self.lacking(meta["places"], meta["needs"])
-            and not (meta["frames"] and self.uneven)
-            and (self.several_places or not meta["operator"])
-        )
+        fits = not (meta["frames"] and self.uneven) and (self.several_places or not meta["operator"])
+        return fits and not self.lacking(meta["places"], meta["needs"])
 
     def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
         """Those of a method's places and signals that the family does not serve."""
@@ -106,11 +103,6 @@ def in_crops(info: FamilyInfo) -> FamilyInfo:
     return replace(info, places=info.places - {"encoder", "attention"}, uneven=True)
 
 
-def interleaved(info: FamilyInfo) -> FamilyInfo:
-    """The same for an LLM whose rotary channels of rows and columns alternate, so that they form no bands."""
-    return replace(info, several_places=False, clips=info.clips and interleaved(info.clips))
-
-
 def single_crops(info: FamilyInfo) -> FamilyInfo:
     """The same for what such a family shows in one crop, a frame of a clip."""
     return replace(info, uneven=False)
@@ -128,6 +120,11 @@ def two_towers(info: FamilyInfo) -> FamilyInfo:
     return with_clips(pictures, replace(pictures, places=pictures.places - {"attention"}))
 
 
+def interleaved(info: FamilyInfo) -> FamilyInfo:
+    """The same for an LLM whose rotary channels of rows and columns alternate, so that they form no bands."""
+    return replace(info, several_places=False, clips=info.clips and interleaved(info.clips))
+
+
 def _cropped(name: str, *, class_token: bool = True, clip: bool = True) -> FamilyInfo:
     pictures = in_crops(reading_tower(name, class_token=class_token, clip=clip))
     return with_clips(pictures, single_crops(pictures))
@@ -140,7 +137,7 @@ ORDINARY: Mapping[str, FamilyInfo] = {
     "llava_next_video": _cropped("llava_next_video"),
     "llava_onevision": _cropped("llava_onevision", class_token=False, clip=False),
     "qwen2_5_vl": with_clips(joining_patches("qwen2_5_vl", "received_attention")),
-    "qwen3_vl": with_clips(interleaved(joining_patches("qwen3_vl", "received_attention"))),
+    "qwen3_vl": interleaved(with_clips(joining_patches("qwen3_vl", "received_attention"))),
     "video_llava": two_towers(reading_tower("video_llava")),
 }
 """What the published checkpoints of every family serve; a test holds it against their configurations."""

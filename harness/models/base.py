@@ -178,8 +178,7 @@ class VisionLanguageModel(ABC):
     ) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Signals of a tower whose layers see [images, n, dim], the class token first, as they come."""
         found: dict[str, Sequence[torch.Tensor]] = {}
-        blocks = self.blocks(crops)
-        with tower_signals(blocks, reads, found, class_token=class_token, watch=self.watch):
+        with tower_signals(self.blocks(crops), reads, found, class_token=class_token, watch=self.watch):
             yield found
 
     # ------------------------------------------------------------------------------------------------------- preparing
