@@ -245,6 +245,7 @@ class ModelShape:
     row by row. Where `varies`, every picture has a grid of its own, methods are told the shape with that grid, and the
     model's own shape has a nominal one. `frame` is the grid of one image of a clip, a frame or as many as the model
     joins, None where it shows the frames of a clip as separate pictures; with `clip` the shape is that of clips.
+    `signals` are names of what the family lets methods read, `keys@` for one of single vision layers; None means all.
     """
 
     family: str
@@ -258,6 +259,18 @@ class ModelShape:
     varies: bool = False
     frame: tuple[int, int] | None = None
     clip: bool = False
+    signals: frozenset[str] | None = None
+
+    def served(self, need: str) -> str | None:
+        """Of alternatives such as `class_attention@-2|received_attention@-1` the first that can be read, if any.
+
+        A `?` behind them says that the method can do without.
+        """
+        for option in need.removesuffix("?").split("|"):
+            name, layered, _ = option.partition("@")
+            if self.signals is None or name + layered in self.signals:
+                return option
+        return None
 
     def of_clips(self) -> ModelShape:
         """The same for clips, which are shown without crops: frames vary where pictures do without being cut up."""
@@ -334,7 +347,8 @@ class View:
     - encoder: `keys` [batch, heads, n, d] of the current layer.
     - projector: `class_token`; `class_attention@L` [batch, heads, patches] of the class token's row;
       `received_attention@L` [batch, heads, patches], the mean row of all queries, the class token's included; `keys@L`
-      [batch, heads, n, d] of all tokens of the tower, a class token first; `class_query@L` [batch, heads, d];
+      [batch, heads, n, d] of all tokens of the tower, a class token first, or where the tower joins patches, of every
+      visual token the mean over its patches; `class_query@L` [batch, heads, d];
       `features` [batch, patches, dim] as they go into the projector; `clip_patches` [batch, patches, d] and `clip_text`
       [batch, segments, d] in the space of a text encoder; `text_embeddings` [batch, t, dim] at the LLM's door;
       `evidence` [batch, patches], the share of each patch that the answer's evidence covers, for diagnostic methods.
@@ -368,7 +382,8 @@ class View:
     memo: Memo = field(default_factory=Memo)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.signals[name]
+        """A signal by name, or the one of several alternatives (`a|b`) that is there."""
+        return self.signals[next((option for option in name.split("|") if option in self.signals), name)]
 
     def noise(self, *shape: int) -> torch.Tensor:
         """Uniform draws in [0, 1), [batch, *shape]: each row depends on its seed and sample alone."""

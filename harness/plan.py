@@ -244,6 +244,16 @@ def asks_text_encoder(entry: Entry) -> bool:
     return any(name.startswith("clip_") for name in needs)
 
 
+def _verified(entry: Entry, model: ModelInfo | None) -> str | None:
+    """How far a method is known to equal its authors' code; of one that reads a substitute, which for what."""
+    needs = entry.meta.get("needs", ())
+    assert isinstance(needs, tuple)
+    read = [(need.split("|")[0], model.shape.served(need)) for need in needs if "|" in need] if model else []
+    if found := [f"{got} for {wanted}" for wanted, got in read if got != wanted]:
+        return f"substitute: {', '.join(found)}"
+    return _text(entry.meta.get("verified"))
+
+
 def check_budgets(budgets: Iterable[Budget], models: Sequence[ModelInfo]) -> None:
     """Raises UserError for a count that no model here has."""
     if any(m.shape.varies for m in models):
@@ -348,7 +358,7 @@ class _Expander:
             kind=entry.kind,
             floor=bool(entry.meta.get("floor", False)),
             diagnostic=bool(entry.meta.get("diagnostic", False)),
-            verified=_text(entry.meta.get("verified")),
+            verified=_verified(entry, model),
             budget=budget.text if budget else None,
             budget_value=budget.value if budget else None,
             budget_unit=budget.unit if budget else None,

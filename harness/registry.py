@@ -55,7 +55,8 @@ def compressor(
 
     Args:
         places: where it acts, of `pixel encoder projector decoder attention`.
-        needs: signals that it reads (see `View`); a family that lacks one refuses the method.
+        needs: signals that it reads (see `View`); a family that lacks one refuses the method. `a|b` is a substitute
+            where there is no `a`, which tables name; `a?` is read where it is there.
         budget_kind: `exact` keeps the count asked for, `at_most` may keep fewer (grids), `adaptive` sets an average.
         floor: a trivial method that every other must beat.
         diagnostic: knows what no method can know; shown, never ranked.
@@ -240,7 +241,7 @@ class FunctionCompressor(Compressor):
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
         if self.place != "projector":
             raise Refusal(f"a function can cut at the projector only, not at {self.place}: write a class with stages()")
-        return (Stage("projector", keep, reads=self.needs),)
+        return (Stage("projector", keep, reads=tuple(name for need in self.needs if (name := shape.served(need)))),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         return self.function(view, keep, **self.parameters)

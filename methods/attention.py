@@ -6,7 +6,27 @@ from math import sqrt
 
 import torch
 
-from ..harness.contracts import View
+from ..harness.contracts import ModelShape, View
+
+SCORES, KEYS = "class_attention@-2|received_attention@-1", "keys@-2|keys@-1"
+"""What says which patches a tower looks at, and its keys: of the layer whose output LLaVA takes, or where there is no
+class token, the mean row of the last one (DUET-VLM's authors for Qwen2.5-VL, VisPruner's for SigLIP)."""
+
+
+def reads_of_tower(shape: ModelShape) -> tuple[str, ...]:
+    """The signals that `looked_at` takes, and the class token where the LLM can be given it."""
+    return tuple(name for need in ("class_token?", SCORES, KEYS) if (name := shape.served(need)))
+
+
+def looked_at(view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much each patch is looked at, summed over heads, [batch, n], and its mean key over heads, [batch, n, d]."""
+    scores = view[SCORES].float().sum(1)
+    return scores, view[KEYS].float().mean(1)[:, -scores.shape[1] :]
+
+
+def dominant(view: View, keep: int, contextual: int) -> int:
+    """Rows that are left for patches as they are beside contextual ones and the class token."""
+    return keep - contextual - int(view.class_index is not None)
 
 
 def one_head(view: View) -> tuple[torch.Tensor, torch.Tensor]:

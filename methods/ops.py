@@ -130,8 +130,11 @@ def absorb(
     return groups, weights, torch.cat([kept, rest[:, places]], 1)
 
 
-def behind_class_token(groups: torch.Tensor, weights: torch.Tensor, anchor: torch.Tensor) -> Reduction:
-    """What `absorb` returns for patches, as a reduction of patches and a class token, last in, that leaves first."""
+def behind_class_token(view: View, groups: torch.Tensor, weights: torch.Tensor, anchor: torch.Tensor) -> Reduction:
+    """What `absorb` returns for patches, as a reduction of patches and a class token, last in, that leaves first; of
+    patches alone where the view has none."""
+    if view.class_index is None:
+        return Reduction.merge(groups, weights, anchor=anchor, normalize=False, position="renumber")
     size, n = groups.shape
     last = groups.new_full((size, 1), n)
     groups = torch.cat([torch.where(groups < 0, -1, groups + 1), torch.zeros_like(last)], 1)

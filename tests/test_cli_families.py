@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_sweep_goes_on(folder, here):
     code, _, error = here(
         "sweep", "--task", "images_qa", "--data", "images_qa=data", "--model", "qwen2_5_vl", "--method", "fastv",
-        "--method", "visionzip", "--budget", "60%", "--budget", "3%", "--no-floors", "--budget-convention", "after_cut",
+        "--method", "prumerge", "--budget", "60%", "--budget", "3%", "--no-floors", "--budget-convention", "after_cut",
         "--out", "r", cwd=folder,
     )  # fmt: skip
     assert code == 0, error
@@ -30,7 +30,7 @@ def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_
     assert cells.loc[("fastv", "60%")].tokens_full == 16
     small = cells.loc[("fastv", "3%")]
     assert (small.status, small.n_infeasible, small.value) == ("infeasible", 4, 0)
-    assert "needs the signal class_token and the signal class_attention@-2" in error
+    assert "needs the signal class_query@-1" in error
 
 
 def test_a_sweep_of_clips_counts_per_frame_and_says_what_cannot_be_had(folder, here):

@@ -105,7 +105,8 @@ def model_shape(ref: str) -> tuple[ModelShape, FamilyInfo]:
 
 def describe(config: PretrainedConfig, ref: str = "the model") -> tuple[ModelShape, FamilyInfo]:
     """`model_shape` of a configuration that is at hand; `ref` names it in an error."""
-    return _family(ref, config).describe(config)
+    shape, info = _family(ref, config).describe(config)
+    return replace(shape, signals=info.readable), info
 
 
 def open_model(
@@ -127,7 +128,7 @@ def open_model(
 
     config = load_config(ref)
     family = _family(ref, config)
-    shape, info = family.describe(config)
+    shape, info = describe(config, ref)
     kind = check_platform(device, dtype, attention)
     model, processor, revision = load(ref, family.architecture, device=device, dtype=kind, attention=attention)
     opened = family(model, processor, shape, info, revision)

@@ -62,10 +62,19 @@ class FamilyInfo:
         """Those of a method's places and signals that the family does not serve."""
         missing = [f"the place {place}" for place in places if place not in self.places]
         for need in needs:
-            name, _, layer = need.partition("@")
-            if name not in (self.tower if layer else self.signals):
-                missing.append(f"the signal {need}")
+            options = need.split("|")
+            if not need.endswith("?") and not any(self._reads(option) for option in options):
+                missing.append(f"the signal {options[0]}")
         return missing
+
+    def _reads(self, option: str) -> bool:
+        name, _, layer = option.partition("@")
+        return name in (self.tower if layer else self.signals)
+
+    @property
+    def readable(self) -> frozenset[str]:
+        """Signals as `ModelShape.signals` has them."""
+        return self.signals | {f"{name}@" for name in self.tower}
 
 
 def reading_tower(
@@ -89,8 +98,8 @@ def reading_tower(
 
 
 def joining_patches(name: str, *tower: str, llm: bool = True) -> FamilyInfo:
-    """A family whose tower joins several patches into one visual token: of it the signals `tower` alone can be read,
-    since its keys are of patches."""
+    """A family whose tower joins several patches into one visual token: of it the signals `tower` alone can be read, as
+    means over a token's patches."""
     places, signals = {"pixel", "projector"}, (READABLE["projector"] - TOWER - CLASS - CLIP) | {*tower}
     if llm:
         places.add("decoder")
@@ -131,13 +140,13 @@ def _cropped(name: str, *, class_token: bool = True, clip: bool = True) -> Famil
 
 
 ORDINARY: Mapping[str, FamilyInfo] = {
-    "internvl": with_clips(joining_patches("internvl", "class_attention", "received_attention")),
+    "internvl": with_clips(joining_patches("internvl", "class_attention", "keys", "received_attention")),
     "llava": reading_tower("llava"),
     "llava_next": in_crops(reading_tower("llava_next")),
     "llava_next_video": _cropped("llava_next_video"),
     "llava_onevision": _cropped("llava_onevision", class_token=False, clip=False),
-    "qwen2_5_vl": with_clips(joining_patches("qwen2_5_vl", "received_attention")),
-    "qwen3_vl": interleaved(with_clips(joining_patches("qwen3_vl", "received_attention"))),
+    "qwen2_5_vl": with_clips(joining_patches("qwen2_5_vl", "keys", "received_attention")),
+    "qwen3_vl": interleaved(with_clips(joining_patches("qwen3_vl", "keys", "received_attention"))),
     "video_llava": two_towers(reading_tower("video_llava")),
 }
 """What the published checkpoints of every family serve; a test holds it against their configurations."""

@@ -17,6 +17,7 @@ from .data import Crop, Frame, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .packing import bypassed, unit_means
+from .signals import kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 class InternVL(VisionLanguageModel):
     """InternVL 2.5 to 3.5 as converted for transformers: pixel shuffle makes one visual token of 2 x 2 patches.
 
-    A frame of a clip is a single tile. The tower has a class token, which no projector takes. `class_attention` and
-    `received_attention` are, per token, the means over its patches: ours, by the example of HiPrune's authors for Qwen.
+    A frame of a clip is a single tile. The tower has a class token, which no projector takes. `class_attention`,
+    `received_attention` and `keys` are, per token, the means over its patches: ours, by the example of HiPrune's and
+    DUET-VLM's authors for Qwen.
     """
 
     family = "internvl"
@@ -51,7 +53,8 @@ class InternVL(VisionLanguageModel):
             family="internvl", tokens=grid[0] * grid[1], grid=grid, vision_layers=vision.num_hidden_layers,
             llm_layers=text.num_hidden_layers, class_token=False, crops=True, frame=grid,
         )  # fmt: skip
-        info = joining_patches("internvl", "class_attention", "received_attention", llm=not slides(text))
+        tower = ("class_attention", "keys", "received_attention")
+        info = joining_patches("internvl", *tower, llm=not slides(text))
         return shape, with_clips(info)
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
@@ -121,7 +124,12 @@ class InternVL(VisionLanguageModel):
         with self.tower_signals(reads, crops, class_token=True) as found:
             yield found
         for name, rows in found.items():
-            found[name] = [self._by_token(own, crop.grid) for own, crop in zip(rows, crops, strict=True)]
+            if kind(name) == "keys":
+                flat = [keys[:, 1:].transpose(1, 2).flatten(0, 1) for keys in rows]  # without the class token's
+                means = [self._by_token(own, crop.grid) for own, crop in zip(flat, crops, strict=True)]
+                found[name] = [own.view(len(rows[0]), -1, own.shape[-1]).transpose(1, 2) for own in means]
+            else:
+                found[name] = [self._by_token(own, crop.grid) for own, crop in zip(rows, crops, strict=True)]
 
     def _by_token(self, rows: torch.Tensor, grid: Grid) -> torch.Tensor:
         """[heads, patches] of a tile, in raster order, to [heads, tokens]."""

@@ -17,6 +17,7 @@ from .data import Crop, Frame, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .packing import bypassed, unit_means
+from .signals import kind
 from .taps import Seen, tap
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
             family=cls.family, tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
             vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers, frame=NOMINAL,
         )  # fmt: skip
-        return shape, with_clips(joining_patches(cls.family, "received_attention", llm=not slides(text)))
+        return shape, with_clips(joining_patches(cls.family, "keys", "received_attention", llm=not slides(text)))
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
@@ -142,7 +143,7 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
 
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
-        names = [name for name in reads if name.startswith("received_attention@")]
+        names = [name for name in reads if kind(name) in ("keys", "received_attention") and "@" in name]
         caught: dict[str, list[Seen]] = {name: [] for name in names}
         found: dict[str, Sequence[torch.Tensor]] = {}
         if names and str(self.model.config._attn_implementation).startswith("flash"):  # type: ignore[union-attr]
@@ -156,7 +157,14 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
                 stack.enter_context(tap(attention, caught[name].append))
             yield found
         for name in names:
-            found[name] = self._received(caught[name], [crop.grid for crop in crops])
+            read = self._keys if kind(name) == "keys" else self._received
+            found[name] = read(caught[name], [crop.grid for crop in crops])
+
+    def _keys(self, windows: Sequence[Seen], grids: Sequence[Grid]) -> list[torch.Tensor]:
+        """[heads, tokens, d] of every image, as in `_received`."""
+        keys = torch.cat([seen.key[0] for seen in windows], 1)
+        units = self._raster(keys.view(len(keys), -1, self._merge**2, keys.shape[-1]).mean(2), grids)
+        return list(torch.split(units, [rows * columns for rows, columns in grids], 1))
 
     def _received(self, windows: Sequence[Seen], grids: Sequence[Grid]) -> list[torch.Tensor]:
         """[heads, tokens] of every image, from the calls of one layer, one per window or image."""
@@ -167,7 +175,7 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         return [own / (own.shape[-1] * self._merge**2) for own in torch.split(units, counts, -1)]
 
     def _raster(self, units: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
-        """[heads, tokens] of all images in the tower's order, which is that of windows, to raster order."""
+        """[heads, tokens, ...] of all images in the tower's order, which is that of windows, to raster order."""
         from transformers.vision_utils import get_vision_window_index
 
         vision = self._core.visual.config

@@ -8,13 +8,14 @@ from itertools import pairwise
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..attention import dominant, looked_at, reads_of_tower
 from ..ops import absorb, behind_class_token, best
 
 
 @compressor(
     "duet_vlm",
     places=("projector", "decoder"),
-    needs=("class_token", "class_attention@-2", "keys@-2", "next_text_attention"),
+    needs=("class_token?", "class_attention@-2|received_attention@-1", "keys@-2|keys@-1", "next_text_attention"),
     merges=True,
     keeps_order=False,
     paper="arXiv 2602.18846",
@@ -37,6 +38,8 @@ class DuetVLM:
     shares of a half and nothing, whose mean over layers is 0.625 of `keep`. Behind the last cut nothing is left, so a
     budget counted there (`after_cut`) is met by any `keep`.
 
+    Without a class token the substitutes are those of `visionzip`, which are the authors' own for Qwen2.5-VL.
+
     Departs from the paper as the code does: salient words do not guide the second stage unless a switch is set that
     needs a part-of-speech tagger; it is not offered. Their Qwen code applies a share twice, which is not followed.
     """
@@ -56,8 +59,7 @@ class DuetVLM:
             raise ValueError(f"layers must be rising whole numbers from 1, one for each share, not {self.layers!r}")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        reads = ("class_token", "class_attention@-2", "keys@-2")
-        first = Stage("projector", keep, features=True, reads=reads)
+        first = Stage("projector", keep, features=True, reads=reads_of_tower(shape))
         layers = self.layers
         if layers is None:
             last = shape.scale(24, of=32)
@@ -71,6 +73,5 @@ class DuetVLM:
             scores = view["next_text_attention"].float().mean((1, 2))
             return Reduction.keep(best(scores, keep), scores.shape[1], position="renumber")
         contextual = max(0, min(round(keep * self.contextual), keep - 1))
-        scores, keys = view["class_attention@-2"].float().sum(1), view["keys@-2"].float().mean(1)[:, 1:]
-        joined = absorb(scores, keys, keep - contextual - 1, contextual, pool=self.width * contextual)
-        return behind_class_token(*joined)
+        left = dominant(view, keep, contextual)
+        return behind_class_token(view, *absorb(*looked_at(view), left, contextual, pool=self.width * contextual))

@@ -6,13 +6,14 @@ import torch
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
+from ..attention import SCORES
 from ..ops import best
 
 
 @compressor(
     "fastervlm",
     places=("projector",),
-    needs=("class_attention@-2",),
+    needs=("class_attention@-2|received_attention@-1",),
     paper="arXiv 2412.01818",
     repository="Theia-4869/FasterVLM",
     verified="wiring",
@@ -25,7 +26,8 @@ def fastervlm(view: View, keep: int) -> Reduction:
     last but one vision layer, whose output LLaVA's projector reads. The projector runs on every patch and the prompt
     closes up behind the kept ones (positions are renumbered).
 
-    Departs from the code: nothing known. A tower without a class token has no such signal, and the method is refused.
+    Departs from the code: nothing known. Where the tower has no class token, the mean row of its last layer stands for
+    that token's (`received_attention@-1`), as in the authors' SigLIP tower for VisPruner.
     """
-    marks = best(view["class_attention@-2"].sum(1, dtype=torch.float32), keep)  # sums rank as means do
+    marks = best(view[SCORES].sum(1, dtype=torch.float32), keep)  # sums rank as means do
     return Reduction.keep(marks, marks.shape[1], position="renumber")

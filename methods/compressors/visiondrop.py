@@ -8,6 +8,7 @@ from math import log
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..attention import dominant, looked_at
 from ..ops import absorb, behind_class_token
 
 POWERS = tuple(log(count / 576) / log(19 / 576) for count in (48, 35, 26, 19))
@@ -69,8 +70,7 @@ class VisionDrop:
         contextual = round(keep * self.contextual)
         if view.place == "projector":
             contextual = min(contextual, keep - 1)
-            scores, keys = view["class_attention@-2"].float().sum(1), view["keys@-2"].float().mean(1)[:, 1:]
-            return behind_class_token(*absorb(scores, keys, keep - contextual - 1, contextual))
+            return behind_class_token(view, *absorb(*looked_at(view), dominant(view, keep, contextual), contextual))
         scores, keys = view["next_visual_attention"].float().mean(1), view["next_keys"].float().mean(1)
         groups, weights, anchor = absorb(scores, keys, keep - contextual, contextual)
         return Reduction.merge(groups, weights, anchor=anchor, normalize=False, position="renumber")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..attention import dominant, looked_at, reads_of_tower
 from ..ops import absorb, behind_class_token
 
 
 @compressor(
     "visionzip",
     places=("projector",),
-    needs=("class_token", "class_attention@-2", "keys@-2"),
+    needs=("class_token?", "class_attention@-2|received_attention@-1", "keys@-2|keys@-1"),
     merges=True,
     keeps_order=False,
     paper="arXiv 2412.04467",
@@ -34,6 +35,9 @@ class VisionZip:
     `keep` counts all rows, the class token among them, as the authors do. `contextual` is the share of it that is
     merged: 10 of 64, which makes the 20 of 128 and 30 of 192 of their tables.
 
+    Where the tower has no class token, or none that the LLM could be given, patches alone are kept, by the mean row of
+    the last layer (`received_attention@-1`) and its keys, as DUET-VLM's authors do it for Qwen2.5-VL.
+
     Departs from the code: nothing known at these counts; too few tokens for a contextual one leave dominant ones alone.
     """
 
@@ -43,10 +47,8 @@ class VisionZip:
         parameters.share(self, "contextual")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        reads = ("class_token", "class_attention@-2", "keys@-2")
-        return (Stage("projector", keep, features=True, reads=reads),)
+        return (Stage("projector", keep, features=True, reads=reads_of_tower(shape)),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         contextual = max(0, min(round(keep * self.contextual), keep - 1))
-        scores, keys = view["class_attention@-2"].float().sum(1), view["keys@-2"].float().mean(1)[:, 1:]
-        return behind_class_token(*absorb(scores, keys, keep - contextual - 1, contextual))
+        return behind_class_token(view, *absorb(*looked_at(view), dominant(view, keep, contextual), contextual))

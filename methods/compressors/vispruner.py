@@ -9,13 +9,14 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..attention import SCORES
 from ..ops import cosines
 
 
 @compressor(
     "vispruner",
     places=("projector",),
-    needs=("class_attention@-2", "features"),
+    needs=("class_attention@-2|received_attention@-1", "features"),
     paper="arXiv 2412.01818",
     repository="Theia-4869/VisPruner",
     verified="wiring",
@@ -31,6 +32,9 @@ class VisPruner:
     ones that stay go on in order of likeness, the most alike first, in front of the odd ones. Kept tokens stay in
     raster order and positions are renumbered.
 
+    Where the tower has no class token, the mean row of its last layer stands for that token's
+    (`received_attention@-1`), as in the authors' SigLIP tower.
+
     Departs from the code: a list of odd length, or a last round that would drop more than half, makes the code fail;
     here the even places are one more, and a round drops half at most.
     """
@@ -41,10 +45,10 @@ class VisPruner:
         parameters.number(self, "important", least=0, most=1)
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        return (Stage("projector", keep, reads=("class_attention@-2", "features")),)
+        return (Stage("projector", keep, reads=(shape.served(SCORES) or "", "features")),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        scores = view["class_attention@-2"].float().mean(1)
+        scores = view[SCORES].float().mean(1)
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         best = int(keep * self.important)
         likeness = view.memo.once("likeness", lambda: cosines(view["features"]))

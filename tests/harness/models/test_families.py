@@ -46,8 +46,8 @@ def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
     close(vlm.in_prompt(model, batch), torch.cat(list(want)))
 
 
-def tower_maps(model, batch, layer):
-    """[heads, patches, patches], the attention map of one layer of a Qwen tower, zero between windows and images."""
+def turned(model, batch, layer):
+    """Queries and keys [patches, heads, d] of one layer of a Qwen tower, turned, and where segments end."""
     block, seen = model.model.model.visual.blocks[layer], {}
 
     def hook(module, args, kwargs):
@@ -58,9 +58,14 @@ def tower_maps(model, batch, layer):
     handle.remove()
     query, key, _ = block.attn.qkv(seen["states"]).unflatten(-1, (3, block.attn.num_heads, -1)).unbind(1)
     turn = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
-    query, key = turn(query, key, *seen["position_embeddings"])
-    scores = torch.einsum("qhd,khd->hqk", query, key) * block.attn.scaling
-    window = torch.bucketize(torch.arange(len(query)), seen["cu_seqlens"][1:], right=True)
+    return *turn(query, key, *seen["position_embeddings"]), seen["cu_seqlens"]
+
+
+def tower_maps(model, batch, layer):
+    """[heads, patches, patches], the attention map of one layer of a Qwen tower, zero between windows and images."""
+    query, key, ends = turned(model, batch, layer)
+    scores = torch.einsum("qhd,khd->hqk", query, key) * model.model.model.visual.blocks[layer].attn.scaling
+    window = torch.bucketize(torch.arange(len(query)), ends[1:], right=True)
     return scores.masked_fill(window[:, None] != window, -torch.inf).softmax(-1)
 
 
@@ -80,6 +85,26 @@ def test_received_attention_of_a_qwen_is_the_mean_over_a_tokens_patches_in_raste
         want[:, places] = columns[:, start : start + crop.tokens] / (4 * crop.tokens)
         close(own, want)
         start += crop.tokens
+
+
+@PLAIN
+def test_keys_of_a_token_are_the_means_of_its_patches_keys(qwen, intern):
+    batch = vlm.batch(qwen).of(0)
+    rows, wide = batch.crops[0].grid
+    units = turned(qwen, batch, -1)[1].unflatten(0, (-1, 4)).mean(1).transpose(0, 1)
+    places = list(range(rows * wide))
+    if qwen.family == "qwen2_5_vl":
+        places.sort(key=lambda t: (t // wide // 2, t % wide // 2, t // wide, t % wide))
+    (found,) = qwen.encode(batch, frozenset({"keys@-1"})).signals["keys@-1"]
+    close(found[:, places], units)
+    one = vlm.batch(intern).of(0)
+    (own,) = intern.encode(one, frozenset({"keys@-1"})).signals["keys@-1"]
+    layer, seen = intern.model.model.vision_tower.encoder.layer[-1].attention, {}
+    handle = layer.k_proj.register_forward_hook(lambda module, args, out: seen.update(key=layer.k_norm(out)))
+    intern.encode(one)
+    handle.remove()
+    patches = seen["key"][0, 1:].unflatten(-1, (layer.num_heads, -1)).permute(1, 2, 0).unflatten(-1, (8, 8))
+    close(own, torch.nn.functional.avg_pool2d(patches, 2).flatten(-2).transpose(1, 2))
 
 
 @PLAIN
@@ -169,8 +194,8 @@ def test_evidence_lies_in_the_tile_that_shows_it_and_in_the_whole(intern):
 
 def test_only_layers_that_show_a_signal_per_token_are_offered(qwen, intern):
     for model in (qwen, intern):
-        assert model.info.lacking(("encoder",), ("keys@-2", "class_token")) == [
-            "the place encoder", "the signal keys@-2", "the signal class_token"
+        assert model.info.lacking(("encoder",), ("class_query@-1", "class_token", "class_token?")) == [
+            "the place encoder", "the signal class_query@-1", "the signal class_token"
         ]  # fmt: skip
         assert model.info.lacking(("decoder",), ("keys", "received_attention@-2")) == []
 
