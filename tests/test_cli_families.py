@@ -73,7 +73,7 @@ def test_every_family_is_swept_by_its_folder_alone(folder, here):
     models = [word for name in names for word in ("--model", name)]
     code, _, error = here(
         "sweep", "--task", "images_qa", "--data", "images_qa=data", *models, "--method", "divprune", "--method",
-        "fastv", "--budget", "60%", "--no-floors", "--limit", "2", "--out", "all", cwd=folder,
+        "fastv", "--method", "fastervlm", "--budget", "60%", "--no-floors", "--limit", "2", "--out", "all", cwd=folder,
     )  # fmt: skip
     assert code == 0, error
     cells = pd.read_parquet(folder / "all" / "cells.parquet")
@@ -84,3 +84,6 @@ def test_every_family_is_swept_by_its_folder_alone(folder, here):
         assert none.tokens_mean == none.tokens_full > cut.tokens_mean
         assert none.flops > cells.loc[(name, "fastv")].flops
         assert none.tokens_kv == none.tokens_mean
+    assert cells.loc[("llava_next", "fastervlm")].verified == "wiring"
+    named = "substitute: received_attention@-1 for class_attention@-2"
+    assert {cells.loc[(name, "fastervlm")].verified for name in ("qwen3_vl", "llava_onevision")} == {named}
