@@ -219,7 +219,8 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
     places, needs = entry.meta["places"], entry.meta["needs"]
     assert isinstance(places, tuple) and isinstance(needs, tuple)
     if missing := model.family.lacking(places, needs):
-        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+        where = " on clips" if model.shape.clip else ""
+        raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks{where}")
     if entry.meta.get("operator") and not model.family.several_places:
         raise Refusal(f"{entry.name} stands tokens at several places, which the family {model.family.name} lacks")
     if model.text_encoder is None and asks_text_encoder(entry):

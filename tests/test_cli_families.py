@@ -48,7 +48,7 @@ def test_a_sweep_of_clips_counts_per_frame_and_says_what_cannot_be_had(folder, h
     assert 0 < cut.tokens_entering <= 16
     assert "budget 16 is above the full count of 4 tokens" in error
     assert "the family llava_next shows a picture in crops of several" in error
-    assert "tome needs the place encoder" in error
+    assert "tome needs the place encoder, which the family llava_onevision lacks on clips" in error
 
 
 def test_every_promise_holds_on_clips_whose_separators_are_in_no_budget(folder, here):

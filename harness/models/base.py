@@ -267,7 +267,7 @@ class VisionLanguageModel(ABC):
         if made and compressor is None:
             raise ValueError("a schedule with cuts needs the compressor that they belong to")
         stages = [cut.stage for cut in made]
-        self._check_stages(stages, self.info.on(batch.clip))
+        self._check_stages(stages, clip=batch.clip)
         calls, anew = None, encoded is None or any(s.place in ("pixel", "encoder") for s in stages)
         if made and compressor is not None:
             calls = Calls(
@@ -291,15 +291,16 @@ class VisionLanguageModel(ABC):
         _check_cache(cache, cutter)
         return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
 
-    def _check_stages(self, stages: Sequence[Stage], info: FamilyInfo) -> None:
-        missing = info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])
+    def _check_stages(self, stages: Sequence[Stage], *, clip: bool) -> None:
+        where = " on clips" if clip else ""
+        missing = self.info.on(clip).lacking([s.place for s in stages], [name for s in stages for name in s.reads])
         for stage in stages:
             wrong = [name for name in stage.reads if not self._readable(name, stage)]
             missing += [f"the signal {name} at the place {stage.place}" for name in wrong]
             if stage.joint and (stage.place not in ("projector", "decoder") or "class_token" in stage.reads):
                 missing.append(f"a joint stage at the place {stage.place} that reads {', '.join(stage.reads)}")
         if missing:
-            raise UserError(f"The family {self.family} does not serve {', '.join(missing)}.")
+            raise UserError(f"The family {self.family} does not serve {', '.join(missing)}{where}.")
 
     def _readable(self, name: str, stage: Stage) -> bool:
         base, _, layer = name.partition("@")

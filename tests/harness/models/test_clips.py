@@ -224,6 +224,13 @@ def test_frames_of_several_sizes_and_a_question_with_a_place_for_a_clip_are_mist
         prepared(any_model, question=f"what is {token}?")
 
 
+def test_what_is_served_on_pictures_may_not_be_on_clips(opened):
+    model = opened("video_llava-clip", "sdpa")
+    method, schedule, _ = vlm.cell(model, "dymu", "50%")
+    with pytest.raises(UserError, match="The family video_llava does not serve the place attention on clips"):
+        model.prefill(prepared(model), None, method, schedule, seed=0)
+
+
 def test_a_family_without_clips_is_shown_the_frames_as_pictures(opened):
     batch = prepared(opened("llava", "sdpa"), frames=3)
     assert not batch.clip and len(batch.crops) == 3
