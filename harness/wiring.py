@@ -24,10 +24,11 @@ from torch import nn
 from .contracts import Compressor, ModelShape, Reduction, Stage, View
 from .models.base import Batch, Crop
 from .models.calls import Calls, ImageName
-from .models.cutter import Cutter, whole_span
+from .models.cutter import Cutter
 from .models.data import Shown
 from .models.llava import Llava
 from .models.llava_next import LlavaNext
+from .models.span import whole_span
 from .models.text_encoder import TextEncoder
 from .registry import PACKAGE
 from .schedule import Cut, lay_out, untouched

@@ -19,7 +19,7 @@ from ..schedule import Schedule, cuts
 from ..watching import Watch
 from .abilities import READABLE, TOWER, FamilyInfo
 from .calls import BudgetKind, Calls
-from .cutter import Cutter, counted
+from .cutter import Cutter
 from .data import Answer, Batch, Crop, Encoded, Shown, Sight
 from .door import enter
 from .encoder import Block
@@ -27,6 +27,7 @@ from .encoding import encode
 from .evidence import survivals
 from .preparing import prepare
 from .signals import tower_signals
+from .span import counted
 from .text_encoder import NEEDED
 
 if TYPE_CHECKING:

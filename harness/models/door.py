@@ -11,9 +11,9 @@ from ..contracts import Stage
 from ..schedule import Cut
 from ..watching import Watch
 from .calls import Calls
-from .cutter import Seats, Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
 from .holding import hold
+from .span import Seats, Span, reduce_span, settled, whole_span
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Crop]], torch.Tensor]

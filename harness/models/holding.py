@@ -17,7 +17,7 @@ from .calls import BrokenPromiseError, Calls
 from .data import SEPARATOR
 
 if TYPE_CHECKING:
-    from .cutter import Span
+    from .span import Span
 
 Turns = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, [batch, n, d] each."""

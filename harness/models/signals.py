@@ -20,7 +20,7 @@ from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
 
 if TYPE_CHECKING:
-    from .cutter import Span
+    from .span import Span
 
 TOKEN_AXIS: Mapping[str, int | None] = {
     "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,

@@ -20,7 +20,7 @@ from .calls import Calls
 from .kernels import Kernel, causal_mask, rotary_turn, wrap
 
 if TYPE_CHECKING:
-    from .cutter import Span
+    from .span import Span
 
 
 @dataclass(frozen=True)
