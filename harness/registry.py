@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -114,6 +114,11 @@ def task(
     return _keep
 
 
+def collection(name: str, *, licence: str | None = None) -> Callable[[D], D]:
+    """Register a collection of tasks of another harness: a class after `TaskCollection`, whose tasks are `name:task`."""
+    return _keep
+
+
 def metric(
     name: str, *, family: str, unit: str, higher_is_better: bool, backend: Literal["ocr", "faces"] | None = None
 ) -> Callable[[D], D]:
@@ -134,6 +139,7 @@ _DECORATORS: Mapping[str, tuple[Group, Callable[..., object]]] = {
     "tokenizer": ("methods", tokenizer),
     "untouched": ("methods", untouched),
     "task": ("tasks", task),
+    "collection": ("tasks", collection),
     "metric": ("metrics", metric),
 }
 
@@ -260,6 +266,9 @@ class Registry:
             return self.add_file(Path(name))
         if name in self._entries:
             return self._entries[name]
+        whole = self._entries.get(name.partition(":")[0])
+        if whole and whole.kind == "collection":
+            return replace(whole, name=name)  # whether it knows the task is for the collection to say
         singular = self.group[:-1]
         for bad in self.broken:
             if name in bad.source:

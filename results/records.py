@@ -19,12 +19,13 @@ COLUMNS: tuple[str, ...] = (
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
     "diagnostic", "metric_family", "loss_correlation", "loss_correlation_low", "loss_correlation_high",
-    "loss_correlation_n", "loss_correlation_clusters",
+    "loss_correlation_n", "loss_correlation_clusters", "comparable",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
 clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
-explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
+explain scores and are no score; `comparable` is false for a figure of a subset
+that is only defined on the whole set (a sum, a fixed denominator); `loss_correlation` says how well: it is that of both losses, over `_n` samples of
 `_clusters` clusters, with its interval."""
 
 ILLUSTRATIVE_BELOW = 30
@@ -33,11 +34,15 @@ ILLUSTRATIVE_BELOW = 30
 
 @dataclass(frozen=True)
 class Score:
-    """What one metric said of one sample: an item per scored instance, with the slices that it counts in."""
+    """What one metric said of one sample: an item per scored instance, with the slices that it counts in.
+
+    `raw` is what an aggregation of the metric's own takes of the sample; empty where the figure is the mean of items.
+    """
 
     protocol: str
     code: str
     items: tuple[tuple[float, Mapping[str, str]], ...]
+    raw: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,11 @@ class SampleRecord:
 
     def to_json(self) -> dict[str, object]:
         """A JSON-ready mapping; fields that are None are left out."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        data = {k: v for k, v in asdict(self).items() if v is not None}
+        data["scores"] = {
+            name: {k: v for k, v in score.items() if v or k != "raw"} for name, score in data["scores"].items()
+        }
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> SampleRecord:
@@ -79,7 +88,9 @@ class SampleRecord:
         scores = values.get("scores") or {}
         assert isinstance(scores, Mapping)
         values["scores"] = {
-            name: Score(s["protocol"], s["code"], tuple((float(v), dict(m)) for v, m in s["items"]))
+            name: Score(
+                s["protocol"], s["code"], tuple((float(v), dict(m)) for v, m in s["items"]), tuple(s.get("raw", ()))
+            )
             for name, s in scores.items()
         }
         for name in ("tokens_per_layer", "kept_indices"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
+from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, Turn, UserError
 from ..schedule import Schedule, cuts
 from .calls import BudgetKind, Calls, Grid
 from .cutter import Cutter, counted
@@ -23,6 +23,7 @@ from .door import enter
 from .encoder import Block
 from .encoding import encode
 from .evidence import survivals
+from .penalty import RepetitionPenalty
 from .preparing import prepare
 from .signals import READABLE, TOWER, tower_signals
 from .text_encoder import NEEDED
@@ -122,18 +123,23 @@ class VisionLanguageModel(ABC):
         return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
 
     def prompt(self, sample: Sample, images: int) -> str:
-        """The text of a sample's prompt: of the processor's chat template, one image token per picture in front.
+        """The text of a sample's prompt, of the processor's chat template: its turns, else one image token per picture in
+        front of the question.
 
         Raises:
             UserError: the processor has none.
         """
         if not getattr(self.processor, "chat_template", None):
             raise UserError(f"The processor of this {self.family} has no chat template: add its chat_template.jinja.")
-        content = [{"type": "image"}] * images + [{"type": "text", "text": sample.question or ""}]
+        turns = sample.turns or (Turn("user", (*[None] * images, sample.question or "")),)
         text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+            [{"role": t.role, "content": [_part(p) for p in t.content]} for t in turns],
+            add_generation_prompt=True, tokenize=False,
+        )  # fmt: skip
         return text
+
+    def limit_pixels(self, least: int, most: int) -> None:
+        """Show pictures of at least and at most so many pixels, in families that see them at their own resolution."""
 
     def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
         """Rotary positions of a prompt whose visual tokens have these grids, [..., batch, length]."""
@@ -191,11 +197,12 @@ class VisionLanguageModel(ABC):
     @torch.no_grad()
     def answer(
         self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
-        max_new_tokens: int, budget_kind: BudgetKind = "exact", memo: Memo | None = None,
+        max_new_tokens: int, budget_kind: BudgetKind = "exact", memo: Memo | None = None, tokenizer_end: bool = False,
     ) -> list[Answer]:  # fmt: skip
-        """Answer every sample of a batch by greedy decoding.
+        """Answer every sample of a batch by greedy decoding, with the checkpoint's repetition penalty where it has one.
 
         Args:
+            tokenizer_end: see `Generation`.
             encoded: what `encode` returned; None (and ignored where the schedule changes the encoding) encodes here.
             compressor: what `schedule.stages` came from; None where the schedule has none.
             budget_kind: as the method declares it; `exact` and `at_most` counts are checked.
@@ -205,7 +212,8 @@ class VisionLanguageModel(ABC):
             BrokenPromiseError: the method returned another number of tokens than its schedule says.
         """
         state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind, memo=memo)
-        written = self._write(state, max_new_tokens)
+        ends = frozenset([self.tokenizer.eos_token_id]) if tokenizer_end else self.end_tokens
+        written = self._write(state, max_new_tokens, ends, batch)
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
         asked = any("clip_text" in stage.reads for stage in schedule.stages)
@@ -317,14 +325,14 @@ class VisionLanguageModel(ABC):
         logits = self._forward(token[:, None], valid, position, state.cache)
         return replace(state, logits=logits, valid=valid, position=position)
 
-    def _write(self, state: Decoding, max_new_tokens: int) -> list[list[int]]:
+    def _write(self, state: Decoding, max_new_tokens: int, ends: frozenset[int], batch: Batch) -> list[list[int]]:
         """Greedy decoding: the new tokens of every sample up to its end token, which is left out."""
-        ends = self.end_tokens
         written: list[list[int]] = [[] for _ in range(len(state.logits))]
+        penalty = self._repetition_penalty(batch)
         running = set(range(len(written)))
         with state.cutter.decoding() if max_new_tokens > 1 else nullcontext():
             for step in range(max_new_tokens):
-                token = state.logits.argmax(-1)
+                token = penalty(state.logits).argmax(-1)
                 for row, chosen in enumerate(token.tolist()):
                     if row in running:
                         if chosen in ends:
@@ -333,8 +341,13 @@ class VisionLanguageModel(ABC):
                             written[row].append(chosen)
                 if not running or step + 1 == max_new_tokens:
                     break
+                penalty.saw(token)
                 state = self._step(state, token)
         return written
+
+    def _repetition_penalty(self, batch: Batch) -> RepetitionPenalty:
+        factor = getattr(self.model.generation_config, "repetition_penalty", None)
+        return RepetitionPenalty(factor or 1.0, batch.input_ids, batch.attention_mask)
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -352,6 +365,11 @@ class VisionLanguageModel(ABC):
     ) -> Decoding:  # fmt: skip
         """What the latency probe times: vision, compressor and prefill, up to the first logits."""
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
+
+
+def _part(content: str | None) -> dict[str, str]:
+    """A part of a message as chat templates have it."""
+    return {"type": "image"} if content is None else {"type": "text", "text": content}
 
 
 def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:

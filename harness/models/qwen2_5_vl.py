@@ -64,6 +64,9 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         ]
         return inputs["input_ids"], inputs["attention_mask"], crops
 
+    def limit_pixels(self, least: int, most: int) -> None:
+        self.processor.image_processor.size = {"shortest_edge": least, "longest_edge": most}  # type: ignore[attr-defined]
+
     def shrink(self, crop: Crop, grid: Grid) -> torch.Tensor:
         steps = self.processor.image_processor  # type: ignore[attr-defined]
         side = steps.patch_size * self._merge
