@@ -149,7 +149,13 @@ def _own(entry: Entry, spec: SweepSpec) -> _Material:
     """Of a task of ours, or of a plug-in: the same for every model."""
     limit = spec.sections[str(entry.meta["family"])].limit
     samples, subset = _subset(_samples(entry, spec), limit, spec.subset)
-    return _Material(samples, subset, _metrics(entry, spec), entry.meta["revision"], _pixels(spec, None))
+    return _Material(
+        samples,
+        subset,
+        _metrics(entry, spec),
+        entry.meta["revision"],
+        picture_limits(spec.min_pixels, spec.max_pixels, None),
+    )
 
 
 def _borrowed(entry: Entry, spec: SweepSpec, model: ModelInfo | None) -> _Material:
@@ -171,15 +177,21 @@ def _borrowed(entry: Entry, spec: SweepSpec, model: ModelInfo | None) -> _Materi
         for m in opened.metrics
     ]  # fmt: skip
     samples = opened.samples(s.id for s in chosen)
-    return _Material(samples, subset, metrics, opened.revision, _pixels(spec, opened.pixels))
+    return _Material(
+        samples, subset, metrics, opened.revision, picture_limits(spec.min_pixels, spec.max_pixels, opened.pixels)
+    )
 
 
-def _pixels(spec: SweepSpec, theirs: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Limits of a picture's size: the user's, else those of the harness that a task comes from."""
-    if spec.min_pixels is None and spec.max_pixels is None:
+def picture_limits(least: int | None, most: int | None, theirs: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Limits of a picture's size: the user's, else those of the harness that a task comes from.
+
+    Raises:
+        UserError: limits that leave no size.
+    """
+    if least is None and most is None:
         return theirs
-    least, most = theirs or (1, 1 << 40)
-    least, most = spec.min_pixels or least, spec.max_pixels or most
+    lower, upper = theirs or (1, 1 << 40)
+    least, most = least or lower, most or upper
     if least > most:
         raise UserError(f"--min-pixels {least} is above --max-pixels {most}.")
     return least, most

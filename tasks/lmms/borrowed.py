@@ -113,6 +113,14 @@ class LmmsTask(BorrowedTask):
         )
         return replace(sample, opens=lambda: self._open(sample, at))
 
+    def opened(self, at: int) -> Sample:
+        """The sample of a document, with its pictures and prompt."""
+        return self._open(Sample(self._ids[at], "", (), "", generation=self.generation), at)
+
+    @cached_property
+    def _ids(self) -> dict[int, str]:
+        return {at: i for i, at in self._rows.items()}
+
     def _files(self, at: int) -> str:
         """Digest of the files that a document names rather than holds: clips, mostly."""
         try:

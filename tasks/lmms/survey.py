@@ -17,9 +17,27 @@ from typing import Any
 from .catalogue import Row, members, read_yaml
 
 JUDGES = frozenset(
-    "openai OpenAI AzureOpenAI anthropic genai get_server ProviderFactory llm_judge get_chat_response get_eval "
-    "get_judge_response API_URL OPENAI_API_KEY OPENAI_API_URL AZURE_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY "
-    "dashscope judge_model".split()
+    [
+        "openai",
+        "OpenAI",
+        "AzureOpenAI",
+        "anthropic",
+        "genai",
+        "get_server",
+        "ProviderFactory",
+        "llm_judge",
+        "get_chat_response",
+        "get_eval",
+        "get_judge_response",
+        "API_URL",
+        "OPENAI_API_KEY",
+        "OPENAI_API_URL",
+        "AZURE_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GOOGLE_API_KEY",
+        "dashscope",
+        "judge_model",
+    ]
 )
 JAVA = frozenset(("pycocoevalcap", "COCOEvalCap", "PTBTokenizer", "Meteor", "Spice"))
 SIBLINGS = {

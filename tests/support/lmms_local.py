@@ -19,7 +19,7 @@ TEMPLATE = (
     "{% for part in m.content %}{% if part.type == 'image' %}<image> {% else %}{{ part.text }}{% endif %}{% endfor %} "
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
-ANSWERS = ("yes", "no", "A", "B", "C", "D", "red", "green", "blue", "one", "two", "three")
+ANSWERS = ("yes", "no", "A", "B", "red", "two")
 WORDS = (
     *tiny.SPECIAL, "USER", "ASSISTANT", "SYSTEM", ":", "?", ".", "Is", "the", "What", "How", "many", "answer", "colour",
     "which", "Answer", "with", "letter", *ANSWERS,
@@ -181,10 +181,10 @@ def save_tasks(folder: Path, count: int = 12, tokens: int = 1, side: int = 64, c
     for n, (row, picture) in enumerate(zip(asked, shown, strict=True)):
         base = {"id": row["id"], "image": picture, "category": row["source"], "picture": row["file"]}
         right, other = row["answers"][0], asked[(n + 1) % count]["answers"][0]
-        made["local_word"].append({**base, "question": row["question"], "answer": ("red", "blue", "two")[n % 3]})
+        made["local_word"].append({**base, "question": row["question"], "answer": ("A", "red", "two")[n % 3]})
         made["local_messages"].append(made["local_word"][-1])
         made["local_two_pictures"].append({**made["local_word"][-1], "second": shown[(n + 1) % count]})
-        made["local_anls"].append({**base, "question": row["question"], "answers": [*row["answers"], "green one"]})
+        made["local_anls"].append({**base, "question": row["question"], "answers": [*row["answers"], "red one"]})
         choices = [right, other, "red", "blue"]
         made["local_letters"].append(
             {
