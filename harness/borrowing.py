@@ -38,9 +38,8 @@ def expand(names: Iterable[str], include: Sequence[str], copied: Iterable[str]) 
     for name in names:
         entry = registry("tasks").get(name)
         if is_borrowed(entry):
-            prefix, _, rest = name.partition(":")
-            leaves = collection_of(entry).expand(rest, include, copied=name in given)
-            found |= dict.fromkeys(f"{prefix}:{leaf}" for leaf in leaves)
+            leaves = collection_of(entry).expand(inner(name), include, copied=name in given)
+            found |= dict.fromkeys(f"{name.partition(':')[0]}:{leaf}" for leaf in leaves)
         else:
             found[entry.name] = None
     return tuple(found)

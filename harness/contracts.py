@@ -332,8 +332,8 @@ class BorrowedMetric(Metric, Protocol):
     code: str
 
     def values(self, text: str | None, sample: Sample, memo: Memo) -> tuple[object, ...]:
-        """What the aggregation takes of one answer (none where the metric does not apply), JSON-ready; None is the answer
-        of a sample whose method failed."""
+        """What the aggregation takes of one answer, JSON-ready; none where the metric does not apply. A `text` of None
+        is the answer of a sample whose method failed."""
 
     def failed(self, sample: Sample, memo: Memo) -> list[Item]:
         """The items of a sample whose method failed: `worst` each."""

@@ -1,4 +1,4 @@
-"""A compressed model as one of lmms-eval's: `lmms-eval --model toksweep --model_args pretrained=...,method=...,budget=64`.
+"""A compressed model as one of lmms-eval's: `--model toksweep --model_args pretrained=...,method=divprune,budget=64`.
 
 Method and budget stand among the model's arguments, hence in lmms-eval's results file and in the key of its cache. Its
 cache knows nothing of our version or of weights under an unchanged path: use a new one after changing either.
@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 
 from ..tasks.lmms.borrowed import LmmsTask
 from ..tasks.lmms.wrappers import WRAPPERS, wrapper_of
-from .contracts import CONVENTIONS, Budget, Convention, Generation, Memo, Sample, UserError
+from .contracts import CONVENTIONS, Budget, Generation, Memo, Sample, UserError
 from .models import model_info, open_model
 from .models.calls import BudgetKind
 from .plan import fit_compressor, picture_limits
@@ -25,7 +25,7 @@ from .spec import DTYPE_ALIASES, MethodChoice
 log = logging.getLogger("toksweep")
 
 
-class Toksweep(lmms):
+class Toksweep(lmms):  # type: ignore[misc]
     """One method at one budget in one model, asked with the prompts of the model's own wrapper.
 
     Args:
@@ -33,7 +33,7 @@ class Toksweep(lmms):
         method: as `--method` takes it, such as `divprune` or `fastv(layer=3)`.
         budget: tokens per image, or a share such as `25%`; not needed for `none`.
         prompts_as: the lmms-eval model whose variant of a task's prompts is used; default: that of the family.
-        convention, seed, dtype, device, attention, text_encoder, min_pixels, max_pixels: as the flags of `toksweep sweep`.
+        convention, seed, dtype, device, attention, text_encoder, min_pixels, max_pixels: as for `toksweep sweep`.
 
     Raises:
         UserError: what `toksweep sweep` would refuse.
@@ -56,7 +56,7 @@ class Toksweep(lmms):
             raise UserError(f"{choice.label} needs a budget: add budget=64 or budget=25% to --model_args.")
         info = model_info(str(pretrained), text_encoder)
         asked = None if entry.kind == "untouched" else Budget.parse(budget or "")
-        self.compressor, self.schedule = fit_compressor(entry, choice, asked, cast(Convention, convention), info)
+        self.compressor, self.schedule = fit_compressor(entry, choice, asked, convention, info)
         self.kind = cast(BudgetKind, entry.meta.get("budget_kind", "exact"))
         self.seed, self.batch_size_per_gpu = int(seed), int(batch_size)
         self.wrapper = wrapper_of(info.family.name)

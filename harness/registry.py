@@ -115,7 +115,7 @@ def task(
 
 
 def collection(name: str, *, licence: str | None = None) -> Callable[[D], D]:
-    """Register a collection of tasks of another harness: a class after `TaskCollection`, whose tasks are `name:task`."""
+    """Register a collection of another harness's tasks, `name:task` each: a class after `TaskCollection`."""
     return _keep
 
 

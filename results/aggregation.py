@@ -1,6 +1,6 @@
 """Figures of a set that are no mean of items: another harness's function makes them of raw values, clusters resampled.
 
-`MetricInfo.aggregation` names the collection of tasks that knows the function, and what that collection needs to find it.
+`MetricInfo.aggregation` names the collection of tasks that knows the function, and what it needs to find it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def find(aggregation: str) -> Aggregate:
 def bootstrap(aggregate: Aggregate, values: Iterable[tuple[str, object]], *, seed: int = 0) -> Interval:
     """The figure of (cluster, raw value) pairs with a percentile interval over resampled clusters.
 
-    NaN where the function fails (a set that lacks what it needs), and for an interval of fewer than two clusters or where
-    it fails on half of the resamples. Copies of a cluster in a resample are told apart by their `*id` fields, as
+    NaN where the function fails (a set that lacks what it needs), and for an interval of fewer than two clusters or
+    where it fails on half of the resamples. Copies of a cluster in a resample are told apart by their `*id` fields, as
     functions that pair values by such a field need it.
     """
     pairs = list(values)

@@ -24,9 +24,9 @@ COLUMNS: tuple[str, ...] = (
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
 clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
-explain scores and are no score; `comparable` is false for a figure of a subset
-that is only defined on the whole set (a sum, a fixed denominator); `loss_correlation` says how well: it is that of both losses, over `_n` samples of
-`_clusters` clusters, with its interval."""
+explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
+`_clusters` clusters, with its interval. `comparable` is false for a figure of a subset that is only defined on the
+whole set (a sum, a fixed denominator)."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""

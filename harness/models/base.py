@@ -123,8 +123,8 @@ class VisionLanguageModel(ABC):
         return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
 
     def prompt(self, sample: Sample, images: int) -> str:
-        """The text of a sample's prompt, of the processor's chat template: its turns, else one image token per picture in
-        front of the question.
+        """The text of a sample's prompt, of the processor's chat template: its turns, else one image token per picture
+        in front of the question.
 
         Raises:
             UserError: the processor has none.
@@ -138,7 +138,7 @@ class VisionLanguageModel(ABC):
         )  # fmt: skip
         return text
 
-    def limit_pixels(self, least: int, most: int) -> None:
+    def limit_pixels(self, least: int, most: int) -> None:  # noqa: B027 - most families have nothing to limit
         """Show pictures of at least and at most so many pixels, in families that see them at their own resolution."""
 
     def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:

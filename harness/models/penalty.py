@@ -1,4 +1,4 @@
-"""The penalty on repeated tokens that some checkpoints prescribe (Qwen2.5-VL: 1.05), as transformers' `generate` has it."""
+"""The penalty on repeated tokens that some checkpoints prescribe (Qwen2.5-VL: 1.05), as `generate` applies it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 class RepetitionPenalty:
-    """Logits of tokens that the prompt or the answer holds, divided by `factor` where positive and multiplied elsewhere.
+    """Logits of tokens that the prompt or the answer holds: divided by `factor` where positive, else multiplied.
 
-    Greedy decoding of transformers applies it too, so without it answers are not those of the untouched model.
+    transformers applies it in greedy decoding too, so without it answers are not those of the untouched model.
 
     Args:
         factor: of the checkpoint's generation settings; 1 changes nothing.

@@ -1,4 +1,4 @@
-"""One lmms-eval task as one family of models is asked it: which samples it has, what they show, and how they are scored."""
+"""One lmms-eval task as one family of models is asked it: its samples, what they show, and how they are scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class LmmsTask(BorrowedTask):
         files = sorted([*self.yaml.parent.glob("*.py"), *self.yaml.parent.glob("*.yaml")])
         return _digest([[f.name, hashlib.sha256(f.read_bytes()).hexdigest()] for f in files])
 
-    # ----------------------------------------------------------------------------------------------------------- samples
+    # ---------------------------------------------------------------------------------------------------------- samples
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -191,14 +191,16 @@ class LmmsTask(BorrowedTask):
         limits = None if span == (None, None) else (span[0] or 0.0, span[1] if span[1] is not None else float("inf"))
         return frames(Path(place), self.wrapper.frame_numbers, limits)
 
-    # ----------------------------------------------------------------------------------------------------------- metrics
+    # ---------------------------------------------------------------------------------------------------------- metrics
 
     @cached_property
     def metrics(self) -> tuple[LmmsMetric, ...]:  # type: ignore[override]
         judge = Judge(self.task, self._rows)
+        stated = f"lmms-eval {VERSION}, {self.name} {self.task.VERSION}, {self.wrapper.protocol()}"
         functions = self.task.aggregation()
         filters = [f.name for f in self.task._filters]
-        keys = [(metric, name) for name in filters for metric in functions]
+        scored = [metric for metric in functions if "submission" not in metric]  # those write a file for a server
+        keys = [(metric, name) for name in filters for metric in scored]
         own = [key for key in keys if not library.is_mean(functions[key[0]])]
         tried = probes(judge, list(self._rows), own) if own else {}
         found = []
@@ -206,15 +208,14 @@ class LmmsTask(BorrowedTask):
             function = functions[metric]
             key = metric, name
             score_key = self.task.config.score_key or "score"
-            fine = key not in tried or holds_on_subsets(
-                lambda values, function=function: library.aggregate(function, values), tried[key], score_key
-            )
+            figure = partial(library.aggregate, function)
+            fine = key not in tried or holds_on_subsets(figure, tried[key], score_key)
             found.append(
                 LmmsMetric(
                     name=metric if len(filters) == 1 else f"{metric},{name}",
                     key=key,
                     higher_is_better=bool(self.task.higher_is_better().get(metric, True)),
-                    stamp=f"lmms-eval {VERSION}, {self.name} {self.task.VERSION}, {self.wrapper.protocol()}, filter {name}",
+                    stamp=f"{stated}, filter {name}",
                     code=_digest([VERSION, self.code, name]),
                     aggregation=aggregation.describe(self.yaml, tasks_folder(), metric) if key in tried else None,
                     whole_set=not fine,

@@ -23,6 +23,7 @@ from ...harness.contracts import UserError
 from ...harness.registry import near
 
 log = logging.getLogger("toksweep")
+YES = "yes"
 TABLE = Path(__file__).with_name("catalogue.csv")
 
 
@@ -113,8 +114,8 @@ def own_tasks(folders: Iterable[str]) -> dict[str, Row]:
                 source = str(data.get("dataset_path", ""))
                 found[named] = Row(
                     named, output=str(data.get("output_type", "generate_until")), media=media, data=source,
-                    token=bool((data.get("dataset_kwargs") or {}).get("token")) and "/" in source, file=str(path.resolve()),
-                    reason=_own_reason(data),
+                    token=bool((data.get("dataset_kwargs") or {}).get("token")) and "/" in source,
+                    file=str(path.resolve()), reason=_own_reason(data),
                 )  # fmt: skip
             elif isinstance(named, list) and isinstance(data.get("group"), str):
                 found[data["group"]] = Row(data["group"], "group", members=members(named), file=str(path.resolve()))
@@ -169,7 +170,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with lmms-eval's `!function`."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: f"!function {loader.construct_scalar(node)}")
+_Loader.add_constructor("!function", lambda _, node: f"!function {node.value}")
 
 
 def read(path: Path) -> tuple[str, dict[str, Row]]:
@@ -178,7 +179,7 @@ def read(path: Path) -> tuple[str, dict[str, Row]]:
     rows = {}
     for line in csv.DictReader(io.StringIO(rest)):
         values: dict[str, Any] = dict(line)
-        values["token"], values["members"] = line["token"] == "yes", tuple(line["members"].split())
+        values |= {"token": line["token"] == YES, "members": tuple(line["members"].split())}
         rows[line["name"]] = Row(**values)
     return first.removeprefix("# lmms-eval ").strip(), rows
 
@@ -196,7 +197,7 @@ def write(stated: str, rows: Iterable[Row]) -> str:
 
 def _plain(row: Row) -> dict[str, str]:
     values = {f.name: getattr(row, f.name) for f in fields(Row)}
-    return values | {"token": "yes" if row.token else "", "members": " ".join(row.members)}
+    return values | {"token": YES if row.token else "", "members": " ".join(row.members)}
 
 
 def leaves(row: Row, folders: Sequence[str]) -> Iterator[Row]:

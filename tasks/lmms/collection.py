@@ -65,8 +65,11 @@ class Lmms:
         return opened
 
     def rows(self) -> Iterator[Mapping[str, object]]:
+        """Names that show a picture; those that show none are refused with that reason."""
         stated, table = shipped()
         for row in table.values():
+            if row.media == "text":
+                continue
             shows = f"{row.kind} of {len(row.members)}" if row.members else row.output
             mend = f"; take lmms:{row.sibling}" if row.sibling else ""
             yield {

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,11 +140,11 @@ def aggregate(function: Callable[..., object], values: Sequence[object]) -> floa
     Raises:
         ValueError: it gives no number.
     """
-    with _clean_globals(function), tempfile.TemporaryDirectory() as folder:
-        extra = {}
-        if "args" in inspect.signature(function).parameters:
-            extra["args"] = SimpleNamespace(output_path=folder, process_with_media=False, reasoning_tags=REASONING_TAGS)
-        found = function(copy.deepcopy(list(values)), **extra)
+    writes = "args" in inspect.signature(function).parameters
+    with _clean_globals(function), tempfile.TemporaryDirectory() if writes else nullcontext() as folder:
+        args = SimpleNamespace(output_path=folder, process_with_media=False, reasoning_tags=REASONING_TAGS)
+        with redirect_stdout(io.StringIO()):  # OCRBench prints a table, and standard output is ours
+            found = function(copy.deepcopy(list(values)), **({"args": args} if writes else {}))
     if isinstance(found, bool | int | float | np.number):
         return float(found)
     raise ValueError(f"the aggregation gives a {type(found).__name__}, which is no number")

@@ -1,4 +1,4 @@
-"""Metrics of one lmms-eval task: what its `process_results` says of an answer, kept so that its aggregation can be made."""
+"""Metrics of one lmms-eval task: what its `process_results` says of an answer, kept for its aggregation."""
 
 from __future__ import annotations
 

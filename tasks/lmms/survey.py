@@ -1,7 +1,7 @@
 """Looks at every task of an lmms-eval: what it shows, what its scoring reaches, whether it loads; makes the catalogue.
 
-What scoring reaches is found in the syntax trees of the functions that a YAML file names and of all that they use, so it
-errs on the side of refusing: a branch that is never taken counts.
+What scoring reaches is found in the syntax trees of the functions that a YAML file names and of all that they use, so
+it errs on the side of refusing: a branch that is never taken counts.
 """
 
 from __future__ import annotations
@@ -16,29 +16,11 @@ from typing import Any
 
 from .catalogue import Row, members, read_yaml
 
-JUDGES = frozenset(
-    [
-        "openai",
-        "OpenAI",
-        "AzureOpenAI",
-        "anthropic",
-        "genai",
-        "get_server",
-        "ProviderFactory",
-        "llm_judge",
-        "get_chat_response",
-        "get_eval",
-        "get_judge_response",
-        "API_URL",
-        "OPENAI_API_KEY",
-        "OPENAI_API_URL",
-        "AZURE_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "GOOGLE_API_KEY",
-        "dashscope",
-        "judge_model",
-    ]
-)
+JUDGES = frozenset((
+    "openai", "OpenAI", "AzureOpenAI", "anthropic", "genai", "get_server", "ProviderFactory", "llm_judge",
+    "get_chat_response", "get_eval", "get_judge_response", "API_URL", "OPENAI_API_KEY", "OPENAI_API_URL",
+    "AZURE_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "dashscope", "judge_model",
+))  # fmt: skip
 JAVA = frozenset(("pycocoevalcap", "COCOEvalCap", "PTBTokenizer", "Meteor", "Spice"))
 SIBLINGS = {
     "mmbench_en_dev": "mmbench_en_dev_static", "egoschema": "egoschema_subset", "mmbench_en": "mmbench_en_dev_static",
@@ -66,8 +48,8 @@ def survey(folder: Path) -> list[Row]:
             for tag in [labels] if isinstance(labels, str) else labels:
                 if isinstance(data.get("task"), str):
                     tags.setdefault(tag, []).append(data["task"])
-    for tag, members in tags.items():
-        rows.setdefault(tag, Row(tag, "tag", members=tuple(sorted(set(members)))))
+    for tag, tagged in tags.items():
+        rows.setdefault(tag, Row(tag, "tag", members=tuple(sorted(set(tagged)))))
     return [_settled(row, rows) for _, row in sorted(rows.items())]
 
 

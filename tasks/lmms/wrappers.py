@@ -1,4 +1,4 @@
-"""How lmms-eval's wrapper of each of our families asks a model: prompt variant, longest answer, frames, size of pictures.
+"""How lmms-eval's wrapper of each of our families asks a model: prompts, longest answer, frames, size of pictures.
 
 What a wrapper does is reproduced, not improved: full tokens must give the figure that lmms-eval gives. Read from
 lmms-eval 0.7.3, `models/chat/`.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +49,8 @@ class Wrapper:
 
     def frame_numbers(self, count: int) -> Sequence[int]:
         """Which frames of a clip of `count` are shown."""
+        import numpy as np
+
         if not self.even_frames:  # a clip that is shorter repeats frames
             return [int(n) for n in np.linspace(0, count - 1, self.frames, dtype=int)]
         import torch

@@ -1,6 +1,6 @@
 """lmms-eval tasks over local pictures and clips, a tiny model that answers in their words, and lmms-eval's own command.
 
-`save_tasks` writes YAML files, a `utils.py` and parquet data; `cli` runs lmms-eval as users do, in a process of its own.
+`save_tasks` writes YAML files, a `utils.py` and parquet data; `cli` runs lmms-eval as users do, in its own process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import pytest
 import tiny
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' %}SYSTEM {% elif m.role == 'user' %}USER {% else %}ASSISTANT {% endif %}"
+    "{% for m in messages %}{% if m.role == 'system' %}SYSTEM {% else %}USER {% endif %}"
     "{% for part in m.content %}{% if part.type == 'image' %}<image> {% else %}{{ part.text }}{% endif %}{% endfor %} "
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 ANSWERS = ("yes", "no", "A", "B", "red", "two")
+ENDING = ("yes", "no", "A")
 WORDS = (
     *tiny.SPECIAL, "USER", "ASSISTANT", "SYSTEM", ":", "?", ".", "Is", "the", "What", "How", "many", "answer", "colour",
     "which", "Answer", "with", "letter", *ANSWERS,
@@ -89,7 +90,7 @@ def pair_total(results, args):
 def own_messages(doc, lmms_eval_specific_kwargs=None):
     return [
         {"role": "system", "content": [{"type": "text", "text": "Answer with one word . "}]},
-        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "image", "url": doc["image"].convert("RGB")},
+        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "image", "url": picture(doc)[0]},
                                      {"type": "text", "text": " ? " + doc["question"]}]},
     ]
 '''
@@ -130,7 +131,8 @@ BODIES = {
         "  - {metric: pair_total, aggregation: !function utils.pair_total, higher_is_better: true}\n"
     ),
     "local_two_pictures": (
-        "doc_to_visual: !function utils.two_pictures\ndoc_to_text: !function utils.text\ndoc_to_target: answer\n" + EXACT
+        "doc_to_visual: !function utils.two_pictures\ndoc_to_text: !function utils.text\ndoc_to_target: answer\n"
+        + EXACT
     ),
     "local_messages": PICTURE + "doc_to_messages: !function utils.own_messages\n" + EXACT,
 }  # fmt: skip
@@ -142,7 +144,7 @@ VIDEO = (
 
 
 def data_folder() -> Path:
-    """The real pictures and clips; the test is skipped where they are not beside the reference folder or the checkout."""
+    """The real pictures and clips; skips where they are beside neither the reference folder nor the checkout."""
     from pictures import REAL
 
     reference = os.environ.get("TOKSWEEP_REFERENCE")
@@ -162,7 +164,7 @@ def rows(count: int) -> list[dict]:
     return [{**x, "path": folder / x["file"]} for x in lines[: step * count : step]]
 
 
-def save_tasks(folder: Path, count: int = 12, tokens: int = 1, side: int = 64, clips: int = 3) -> Path:
+def save_tasks(folder: Path, count: int = 12, tokens: int = 4, side: int = 64, clips: int = 3) -> Path:
     """Tasks over `count` real pictures, made small."""
     from datasets import Dataset, Features, Image, Sequence, Value
     from PIL import Image as Pillow
@@ -184,7 +186,7 @@ def save_tasks(folder: Path, count: int = 12, tokens: int = 1, side: int = 64, c
         made["local_word"].append({**base, "question": row["question"], "answer": ("A", "red", "two")[n % 3]})
         made["local_messages"].append(made["local_word"][-1])
         made["local_two_pictures"].append({**made["local_word"][-1], "second": shown[(n + 1) % count]})
-        made["local_anls"].append({**base, "question": row["question"], "answers": [*row["answers"], "red one"]})
+        made["local_anls"].append({**base, "question": row["question"], "answers": [*row["answers"], "yes"]})
         choices = [right, other, "red", "blue"]
         made["local_letters"].append(
             {
@@ -217,8 +219,8 @@ def save_tasks(folder: Path, count: int = 12, tokens: int = 1, side: int = 64, c
     films = [json.loads(x) for x in (data_folder() / "videos" / "qa.jsonl").read_text().splitlines()]
     films = [f for f in films if f["choices"] and len(f["choices"]) == 4 and "one_person_lab" not in f["file"]][:clips]
     lines = [
-        {"id": f["id"], "video": str(data_folder() / "videos" / f["file"]), "question": f["question"], "choices": f["choices"],
-         "letter": "ABCD"[f["choices"].index(f["answers"][0])]}
+        {"id": f["id"], "video": str(data_folder() / "videos" / f["file"]), "question": f["question"],
+         "choices": f["choices"], "letter": "ABCD"[f["choices"].index(f["answers"][0])]}
         for f in films
     ]  # fmt: skip
     data = folder / "data" / "local_video.parquet"
@@ -227,19 +229,28 @@ def save_tasks(folder: Path, count: int = 12, tokens: int = 1, side: int = 64, c
     return tasks
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, seed: int = 11) -> Path:
     """A tiny LLaVA with random weights, a chat template, and words that are answers."""
+    import torch
     from transformers import CLIPImageProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
     config = tiny.llava_config()
     config.text_config.vocab_size = len(WORDS)
     config.text_config.max_position_embeddings = 1024
     silent = len(WORDS) - len(ANSWERS)
-    tiny.random_model(LlavaForConditionalGeneration, config, specials=silent).save_pretrained(folder)
+    model = tiny.random_model(LlavaForConditionalGeneration, config, seed, specials=silent)
+    with torch.no_grad():  # behind some words comes the end, so that answers are of one word or of several
+        words, head = model.get_input_embeddings().weight, model.lm_head.weight
+        end = torch.ones(words.shape[1]) / words.shape[1] ** 0.5
+        words[[WORDS.index(w) for w in ENDING]] += 12 * end
+        head[WORDS.index("</s>")] = 2 * end
+        head[[WORDS.index(w) for w in ENDING]] *= 1.5
+    model.save_pretrained(folder)
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaProcessor(
-        image_processor=pictures, tokenizer=tiny.tokenizer(WORDS), patch_size=8, vision_feature_select_strategy="default",
-        image_token="<image>", num_additional_image_tokens=1, chat_template=TEMPLATE,
+        image_processor=pictures, tokenizer=tiny.tokenizer(WORDS), patch_size=8,
+        vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
@@ -253,10 +264,38 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def cli(runs: list[list[str]], cwd: Path) -> str:
+def spoil(folder: Path, copy: Path, name: str, *, only: list[int] | None = None, but: list[str] | None = None) -> None:
+    """A copy of tasks in which pictures are no pictures: those of some rows, or of all rows but the samples named and
+    the first, which lmms-eval decodes when it loads a task."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from toksweep.tasks.lmms.borrowed import LmmsTask
+    from toksweep.tasks.lmms.collection import Lmms
+
+    shutil.copytree(folder, copy)
+    for yaml in (copy / "tasks").glob("*.yaml"):
+        yaml.write_text(yaml.read_text().replace(str(folder), str(copy)))
+    if but is not None:
+        task = Lmms().open(name, family="llava", include=[str(folder / "tasks")], folder=None)
+        assert isinstance(task, LmmsTask)
+        only = [at for at, entry in enumerate(task.listed()) if entry.id not in but and at]
+    path = copy / "data" / f"{name}.parquet"
+    whole = pq.read_table(path)
+    pictures = whole.column("image").to_pylist()
+    for at in only or ():
+        pictures[at] = {"bytes": b"no picture", "path": None}
+    column = whole.schema.get_field_index("image")
+    whole = whole.set_column(column, whole.schema.field("image"), pa.array(pictures, whole.schema.field("image").type))
+    pq.write_table(whole, path)
+
+
+def cli(runs: list[list[str]], cwd: Path, path: list[str] | None = None) -> str:
     """lmms-eval's command with these arguments, one run after the other in a process of its own: it imports slowly. Its
     exit code says nothing, so its results files must be read."""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "hf"), "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([*(path or ()), *filter(None, [env.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(runs)], capture_output=True, text=True, cwd=cwd, env=env, check=False
     )
@@ -272,3 +311,38 @@ def results(folder: Path, log: str = "") -> dict:
         name = file.stem.split("_samples_")[1]
         samples[name] = [json.loads(x) for x in file.read_text().splitlines()]
     return json.loads(files[-1].read_text()) | {"samples": samples}
+
+
+def compare(theirs: Path, ours: Path, label: str = "none", log: str = "") -> list[dict]:
+    """Predictions and figures of lmms-eval's results files beside those of our folder, a row per task of ours."""
+    from toksweep.results.aggregate import table
+    from toksweep.results.store import ResultsFolder
+
+    told, folder = results(theirs, log), ResultsFolder(ours)
+    cells = table(folder)
+    cells = cells[(cells.label == label) & cells["slice"].isna()]
+    rows: list[dict] = []
+    for cell in (c for c in folder.cells() if c.label == label):
+        name = cell.task.removeprefix("lmms:")
+        firsts: dict[int, str] = {}
+        for sample in told["samples"][name]:
+            answer = sample["filtered_resps"]
+            firsts.setdefault(sample["doc_id"], answer[0] if isinstance(answer, list) else answer)
+        stored = folder.records(cell.work_id)
+        said = [stored[i].prediction for i in cell.sample_ids]
+        assert sorted(firsts) == list(range(len(said))), name
+        figures = {}
+        for row in cells[cells.task == cell.task].to_dict("records"):
+            key = row["metric"] if "," in row["metric"] else f"{row['metric']},none"
+            if row["n"]:  # a metric of other categories applies to no sample here
+                figures[key] = (told["results"][name][key], row["value"])
+        rows.append(
+            {
+                "task": name,
+                "samples": len(said),
+                "predictions_differing": sum(firsts[n] != text for n, text in enumerate(said)),
+                "figures": figures,
+                "figures_differing": sum(not abs(a - b) <= 1e-9 for a, b in figures.values()),
+            }
+        )
+    return rows
