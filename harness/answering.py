@@ -72,8 +72,20 @@ class AnsweringBench(Bench):
             memos: defaultdict[int, Memo] = defaultdict(Memo)
             for cell in budgets:
                 answers = self._answer_all(cell, batch, shared, memos[cell.cell.seed], *asked)
-                for item, answer in zip(opened, answers, strict=True):
-                    yield cell, item, self._seen(cell, item, answer)
+                alone = self._alone(cell, opened, *asked)
+                for item, answer, single in zip(opened, answers, alone, strict=True):
+                    seen = self._seen(cell, item, answer)
+                    yield cell, item, replace(seen, record=replace(seen.record, alone=single))
+
+    def _alone(
+        self, cell: PlannedCell, opened: Sequence[Opened], generation: Generation | None
+    ) -> Sequence[str | None]:
+        """The untouched model's answers one by one, where a dtype does not promise that a batch changes nothing."""
+        if len(opened) < 2 or self.spec.dtype == "float32" or cell.entry.kind != "untouched":
+            return [None] * len(opened)
+        single = (self.model.prepare([o.sample], [o.images]) for o in opened)
+        found = (self._answer_all(cell, batch, None, Memo(), generation)[0] for batch in single)
+        return [None if isinstance(answer, Exception) else answer.text for answer in found]
 
     def _encode(self, batch: Batch, cells: Sequence[PlannedCell]) -> Encoded | None:
         """The vision pass that cells share; None where there is none, or where it failed and each cell tries alone."""

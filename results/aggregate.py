@@ -134,6 +134,8 @@ def _counts(records: Sequence[SampleRecord]) -> dict[str, object]:
         "n_failed": by_status.count("failed"),
         "n_bad_input": by_status.count("bad_input"),
         "n_infeasible": by_status.count("infeasible"),
+        "n_alone": len(alone := [r for r in records if r.alone is not None]) or None,
+        "n_flips": sum(r.alone != r.prediction for r in alone) if alone else None,
     }
 
 

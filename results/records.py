@@ -19,14 +19,15 @@ COLUMNS: tuple[str, ...] = (
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
     "diagnostic", "metric_family", "loss_correlation", "loss_correlation_low", "loss_correlation_high",
-    "loss_correlation_n", "loss_correlation_clusters", "comparable",
+    "loss_correlation_n", "loss_correlation_clusters", "comparable", "n_alone", "n_flips",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
 clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
 explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
 `_clusters` clusters, with its interval. `comparable` is false for a figure of a subset that is only defined on the
-whole set (a sum, a fixed denominator)."""
+whole set (a sum, a fixed denominator). `n_alone` counts answers of a batch that were asked for again one by one, where
+the dtype makes no promise, and `n_flips` those that came out otherwise."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
@@ -52,7 +53,8 @@ class SampleRecord:
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
     ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers. `evidence` has an
-    entry for each patch that holds a part of what the answer rests on.
+    entry for each patch that holds a part of what the answer rests on. `alone` is the answer without the others of its
+    batch, where that was asked for.
     """
 
     sample_id: str
@@ -70,6 +72,7 @@ class SampleRecord:
     pixels: int | None = None
     flops: float | None = None
     evidence: tuple[Survival, ...] | None = None
+    alone: str | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, object]:

@@ -100,17 +100,15 @@ def shipped() -> tuple[str, Mapping[str, Row]]:
 
 def own_tasks(folders: Iterable[str]) -> dict[str, Row]:
     """The tasks and groups of a user's folders. Their YAML is read; no Python is run."""
+    from .survey import media_of
+
     found: dict[str, Row] = {}
     for folder in folders:
         for path in sorted(Path(folder).rglob("*.yaml")):
             data = read_yaml(path)
             named = data.get("task")
             if isinstance(named, str):
-                media = (
-                    "video"
-                    if "video" in f"{data.get('doc_to_visual', '')}{data.get('doc_to_messages', '')}"
-                    else "image"
-                )
+                media = media_of(path, data)
                 source = str(data.get("dataset_path", ""))
                 found[named] = Row(
                     named, output=str(data.get("output_type", "generate_until")), media=media, data=source,

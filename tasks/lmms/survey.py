@@ -61,7 +61,7 @@ def _rows(path: Path, folder: Path, data: Mapping[str, Any]) -> Iterator[Row]:
     if not isinstance(task, str):
         return
     output = str(data.get("output_type", "generate_until"))
-    media = _media(path, data)
+    media = media_of(path, data)
     source = str(data.get("dataset_path", ""))
     token = bool((data.get("dataset_kwargs") or {}).get("token"))
     reason = "it is a Python class, and we run tasks of YAML files" if "class" in data else ""
@@ -147,7 +147,8 @@ def _scoring(data: Mapping[str, Any]) -> list[str]:
     return [f for f in found if isinstance(f, str)]
 
 
-def _media(path: Path, data: Mapping[str, Any]) -> str:
+def media_of(path: Path, data: Mapping[str, Any]) -> str:
+    """image, video, audio or text: what a task shows, by the words of the functions that show it."""
     shown = [f for f in (data.get("doc_to_visual"), data.get("doc_to_messages")) if isinstance(f, str)]
     if not shown:
         return "text"
