@@ -18,7 +18,7 @@ def frames(path: Path, choose: Callable[[int], Sequence[int]], span: tuple[float
         span: start and end in seconds, where only a part is meant; `choose` then counts the frames in it.
 
     Raises:
-        ValueError: no frame can be decoded. OSError, av.FFmpegError: the file cannot be read.
+        ValueError: it is no clip, or no frame of it can be decoded. OSError: the file cannot be read.
     """
     import av
 

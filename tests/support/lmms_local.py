@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,18 @@ def rows(count: int) -> list[dict]:
     return [{**x, "path": folder / x["file"]} for x in lines[: step * count : step]]
 
 
+def synth_rows(count: int) -> list[dict]:
+    """Questions of `synth_vqa`, which `toksweep-mini` can answer."""
+    from toksweep.harness.registry import registry
+
+    samples = list(registry("tasks").get("synth_vqa").load()(None))
+    chosen = samples[:: len(samples) // count][:count]
+    return [
+        {"id": s.id, "image": s.images[0](), "question": s.question, "answer": s.answers[0], "category": s.stratum}
+        for s in chosen
+    ]
+
+
 def save_tasks(folder: Path, count: int = 12, tokens: int = 4, side: int = 64, clips: int = 3) -> Path:
     """Tasks over `count` real pictures, made small."""
     from datasets import Dataset, Features, Image, Sequence, Value
@@ -212,6 +225,10 @@ def save_tasks(folder: Path, count: int = 12, tokens: int = 4, side: int = 64, c
         data = folder / "data" / f"{name}.parquet"
         Dataset.from_list(lines, features=Features(features)).to_parquet(data)
         (tasks / f"{name}.yaml").write_text(HEAD.format(data=data, name=name, tokens=tokens) + BODIES[name])
+    made_synth = synth_rows(count)
+    data = folder / "data" / "local_synth.parquet"
+    Dataset.from_list(made_synth).to_parquet(data)
+    (tasks / "local_synth.yaml").write_text(HEAD.format(data=data, name="local_synth", tokens=tokens) + PICTURE + EXACT)
     (tasks / "local_group.yaml").write_text(
         "group: local_group\ntask: [local_yes_no, local_letters]\n"
         "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
@@ -313,8 +330,11 @@ def results(folder: Path, log: str = "") -> dict:
     return json.loads(files[-1].read_text()) | {"samples": samples}
 
 
-def compare(theirs: Path, ours: Path, label: str = "none", log: str = "") -> list[dict]:
-    """Predictions and figures of lmms-eval's results files beside those of our folder, a row per task of ours."""
+def compare(
+    theirs: Path, ours: Path, label: str = "none", log: str = "", names: Sequence[str] | None = None
+) -> list[dict]:
+    """Predictions and figures of lmms-eval's results files beside those of our folder, a row per task (default: of all
+    of ours)."""
     from toksweep.results.aggregate import table
     from toksweep.results.store import ResultsFolder
 
@@ -322,8 +342,9 @@ def compare(theirs: Path, ours: Path, label: str = "none", log: str = "") -> lis
     cells = table(folder)
     cells = cells[(cells.label == label) & cells["slice"].isna()]
     rows: list[dict] = []
-    for cell in (c for c in folder.cells() if c.label == label):
-        name = cell.task.removeprefix("lmms:")
+    of_label = {c.task.removeprefix("lmms:"): c for c in folder.cells() if c.label == label}
+    for name in names or of_label:
+        cell = of_label[name]
         firsts: dict[int, str] = {}
         for sample in told["samples"][name]:
             answer = sample["filtered_resps"]

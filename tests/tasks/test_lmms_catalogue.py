@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import lmms_local
 import numpy as np
 import pytest
 from toksweep.harness.borrowing import expand, task_entry
 from toksweep.harness.contracts import UserError
 from toksweep.results.aggregation import bootstrap
 from toksweep.tasks.lmms.catalogue import catalogue, read, write
+from toksweep.tasks.lmms.frames import frames
 from toksweep.tasks.lmms.scoring import holds_on_subsets
 from toksweep.tasks.lmms.values import decode, encode
 from toksweep.tasks.lmms.wrappers import wrapper_of
@@ -137,3 +139,22 @@ def test_an_aggregation_gets_an_interval_over_clusters_whose_copies_are_told_apa
     assert 0 < found.low < 0.5 < found.high < 1
     whole = bootstrap(lambda v: 1.0 if len(v) == 20 and len({id(x) for x in v}) else 1 / 0, values[:1])
     assert np.isnan(whole.value)
+
+
+def test_frames_are_the_same_at_every_call_and_those_of_another_decoder():
+    decord = pytest.importorskip("decord")
+    clip = lmms_local.data_folder() / "videos" / "videos" / "arm_wrestling.mp4"
+    numbers = [0, 7, 7, 100, 279]
+    found = [np.asarray(f) for f in frames(clip, lambda count: numbers if count == 280 else [])]
+    again = [np.asarray(f) for f in frames(clip, lambda count: numbers)]
+    theirs = decord.VideoReader(str(clip)).get_batch(numbers).asnumpy()
+    assert all((a == b).all() for a, b in zip(found, again, strict=True))
+    assert all((a == b).all() for a, b in zip(found, theirs, strict=True))
+    seconds = frames(clip, lambda count: [0, count - 1], span=(1.0, 2.0))  # 28 frames a second
+    assert (np.asarray(seconds[0]) == np.asarray(frames(clip, lambda count: [28])[0])).all()
+
+
+def test_a_file_that_is_no_clip_is_an_error(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no clip")
+    with pytest.raises(ValueError, match="Invalid data"):
+        frames(tmp_path / "a.mp4", lambda count: [0])
