@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from .contracts import TaskCollection, UserError
+from .contracts import GroupFigure, TaskCollection, UserError
 from .registry import Entry, registry
 
 
@@ -42,6 +42,18 @@ def expand(names: Iterable[str], include: Sequence[str], copied: Iterable[str]) 
             found |= dict.fromkeys(f"{name.partition(':')[0]}:{leaf}" for leaf in leaves)
         else:
             found[entry.name] = None
+    return tuple(found)
+
+
+def group_figures(names: Iterable[str], include: Sequence[str]) -> tuple[GroupFigure, ...]:
+    """Figures of the groups among names as typed."""
+    found: dict[GroupFigure, None] = {}
+    for name in names:
+        entry = registry("tasks").get(name)
+        prefix = name.partition(":")[0]
+        for figure in collection_of(entry).figures(inner(name), include) if is_borrowed(entry) else ():
+            members = tuple(f"{prefix}:{m}" for m in figure.members)
+            found[replace(figure, name=f"{prefix}:{figure.name}", members=members)] = None
     return tuple(found)
 
 

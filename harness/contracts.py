@@ -226,7 +226,16 @@ class BorrowedTask(Protocol):
         """The samples of these ids."""
 
 
-@runtime_checkable
+@dataclass(frozen=True)
+class GroupFigure:
+    """The figure of a group: the mean, `weighted` by its tasks' sizes or not, of metrics whose name holds `metric`."""
+
+    name: str
+    members: tuple[str, ...]
+    metric: str
+    weighted: bool
+
+
 class TaskCollection(Protocol):
     """Tasks of another harness, named `collection:task`; a class decorated with `@collection`, built anew per sweep."""
 
@@ -241,6 +250,9 @@ class TaskCollection(Protocol):
             UserError: an unknown name, a task that is not ours to run (with the reason), or one whose data cannot be
                 fetched as things are.
         """
+
+    def figures(self, name: str, include: Sequence[str]) -> tuple[GroupFigure, ...]:
+        """What a name has as a group; names of tasks are those of the collection."""
 
     def family(self, name: str, include: Sequence[str]) -> str:
         """`vqa` or `video_qa`, without loading anything heavy."""

@@ -88,6 +88,7 @@ class SweepSpec:
     max_pixels: int | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     include_path: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     ocr: str = "rapidocr"
     faces: str = "dlib"
     accept_licence: tuple[str, ...] = ()
@@ -205,6 +206,9 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
         raise UserError(f"data in {source} must map tasks to folders, such as photos: DIR.")
     entries = {entry.name: entry for entry in (task_entry(t, include) for t in expand(tasks, include, map(str, data)))}
     values["tasks"] = tuple(entries)
+    values["groups"] = tuple(
+        dict.fromkeys([*_names(given.get("groups"), "groups"), *(t for t in tasks if t not in entries)])
+    )
     families = dict.fromkeys(str(entry.meta["family"]) for entry in entries.values())
     _check_families(given, source)
     values["sections"] = {f: _section(given, shipped.get(f, {}), f, source) for f in families}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlation
 from .aggregation import bootstrap, find
+from .groups import by_cell, group_rows
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
@@ -30,6 +31,7 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     cells = folder.cells()
     untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
     rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
+    rows += group_rows(folder, cells, by_cell(rows))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

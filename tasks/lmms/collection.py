@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...harness.contracts import UserError
+from ...harness.contracts import GroupFigure, UserError
 from ...harness.registry import collection
-from .catalogue import Row, find, leaves, shipped, tasks_folder
+from .catalogue import Row, find, leaves, read_yaml, shipped, tasks_folder
 from .wrappers import wrapper_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ class Lmms:
             for leaf in found:
                 _check_token(leaf)
         return tuple(dict.fromkeys(leaf.name for leaf in found))
+
+    def figures(self, name: str, include: Sequence[str]) -> tuple[GroupFigure, ...]:
+        row = find(name, include)
+        if row.kind != "group":
+            return ()
+        members = tuple(dict.fromkeys(leaf.name for leaf in leaves(row, include)))
+        return tuple(
+            GroupFigure(name, members, str(asked["metric"]), bool(asked.get("weight_by_size", False)))
+            for asked in read_yaml(tasks_folder() / row.file).get("aggregate_metric_list") or ()
+            if asked.get("aggregation", "mean") == "mean"  # functions of a group's own are not run
+        )
 
     def family(self, name: str, include: Sequence[str]) -> str:
         return find(name, include).family
@@ -121,8 +132,6 @@ def _mend(name: str) -> str:
 
 def _copy(folder: Path, yaml: Path) -> dict[str, object]:
     """What makes a task read a local copy of its data."""
-    from .catalogue import read_yaml
-
     config = read_yaml(yaml)
     subset = config.get("dataset_name")
     readme = folder / "README.md"

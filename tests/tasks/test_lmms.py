@@ -99,7 +99,12 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
     mini = embedded()["toksweep-mini"]
     log = lmms_local.cli(
         [
-            run("llava_hf", f"pretrained={home}/model,device=cpu,device_map=cpu,dtype=float32", "llava"),
+            run(
+                "llava_hf",
+                f"pretrained={home}/model,device=cpu,device_map=cpu,dtype=float32",
+                "llava",
+                (*NAMES, "group"),
+            ),
             run(
                 "qwen2_5_vl",
                 f"pretrained={home}/qwen,device=cpu,device_map=cpu,min_pixels=512,max_pixels=1280",
@@ -112,7 +117,7 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
         with_entry_point(home),
     )
     monkeypatch.chdir(home)
-    swept("ours", (*NAMES, "video"), models=["model"], methods=["divprune"], budgets=["50%"])
+    swept("ours", (*NAMES, "video", "group"), models=["model"], methods=["divprune"], budgets=["50%"])
     swept("ours-mini", ["synth"], models=["toksweep-mini"], methods=["none"])
     swept("ours-qwen", models=["qwen"], methods=["none"], dtype="bf16", min_pixels=512, max_pixels=1280)
     sides = {"llava": ("ours", NAMES), "qwen_vl": ("ours-qwen", NAMES), "plugin": ("ours", (*NAMES, "video")),
@@ -130,6 +135,10 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
     assert (told["model"], "method=divprune,budget=50%" in told["model_args"]) == ("toksweep", True)
     # the figure that adds up in a module's global state is right for both cells of a sweep
     cells = table(ResultsFolder(home / "ours"))
+    (group,) = cells[(cells.task == "lmms:local_group") & (cells.label == "none")].to_dict("records")
+    told = lmms_local.results(home / "llava")["results"]["local_group"]
+    assert abs(group["value"] - told["exact_match,none"]) <= 1e-9
+    assert group["ci_high"] > 0
     totals = cells[(cells.metric == "pair_total") & cells["slice"].isna()].set_index("label")
     for label in ("none", "divprune"):
         right = sum(r.scores["pair_total"].items[0][0] for r in records(home / "ours", "local_pairs", label))

@@ -1,4 +1,4 @@
-"""Greedy decoding with a checkpoint's repetition penalty, and with the tokenizer's end token alone, as in `generate`."""
+"""Greedy decoding with a checkpoint's repetition penalty, or the tokenizer's end token alone, as in `generate`."""
 
 import families
 import pytest
