@@ -67,7 +67,8 @@ class LmmsTask(BorrowedTask):
         """The number of every document by its sample's id: the task's name and a digest of the row without media."""
         found: dict[str, int] = {}
         seen: Counter[str] = Counter()
-        for at, row in enumerate(self.task.eval_docs_no_media):
+        docs = self.task.eval_docs
+        for at, row in enumerate(docs.select_columns([c for c in docs.column_names if c not in _media_columns(docs)])):
             digest = _digest(row)
             seen[digest] += 1
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
@@ -122,11 +123,13 @@ class LmmsTask(BorrowedTask):
         return {at: i for i, at in self._rows.items()}
 
     def _files(self, at: int) -> str:
-        """Digest of the files that a document names rather than holds: clips, mostly."""
+        """Digest of what a document names rather than holds: clips, mostly, or pictures of another data set (GQA)."""
         try:
             shown = self.task.doc_to_visual(self.task.eval_docs[at]) or []
         except Exception:
             return ""  # opening the sample will say why
+        if shown and all(hasattr(v, "tobytes") for v in shown):
+            return _digest([hashlib.sha256(v.tobytes()).hexdigest() for v in shown])
         paths = [
             Path(p) for v in shown if isinstance(p := v.get("path", v.get("url")) if isinstance(v, dict) else v, str)
         ]
@@ -202,14 +205,14 @@ class LmmsTask(BorrowedTask):
         scored = [metric for metric in functions if "submission" not in metric]  # those write a file for a server
         keys = [(metric, name) for name in filters for metric in scored]
         own = [key for key in keys if not library.is_mean(functions[key[0]])]
-        tried = probes(judge, list(self._rows), own) if own else {}
+        tried = probes(judge, list(self._rows), own)
         found = []
         for metric, name in keys:
             function = functions[metric]
             key = metric, name
             score_key = self.task.config.score_key or "score"
             figure = partial(library.aggregate, function)
-            fine = key not in tried or holds_on_subsets(figure, tried[key], score_key)
+            fine = key not in own or holds_on_subsets(figure, tried.get(key, ()), score_key)
             found.append(
                 LmmsMetric(
                     name=metric if len(filters) == 1 else f"{metric},{name}",
@@ -217,7 +220,7 @@ class LmmsTask(BorrowedTask):
                     higher_is_better=bool(self.task.higher_is_better().get(metric, True)),
                     stamp=f"{stated}, filter {name}",
                     code=_digest([VERSION, self.code, name]),
-                    aggregation=aggregation.describe(self.yaml, tasks_folder(), metric) if key in tried else None,
+                    aggregation=aggregation.describe(self.yaml, tasks_folder(), metric) if key in own else None,
                     whole_set=not fine,
                     judge=judge,
                     score_key=score_key,
@@ -237,15 +240,20 @@ def _plain(value: object) -> str:
 
 def _undecoded(docs: Any) -> Any:
     """The same rows, with media columns as bytes or paths."""
-    from datasets import Image, Sequence
-    from datasets.features import List
-
-    for name, feature in docs.features.items():
-        if isinstance(feature, Image):
-            docs = docs.cast_column(name, Image(decode=False))
-        elif isinstance(feature, Sequence | List) and isinstance(feature.feature, Image):
-            docs = docs.cast_column(name, type(feature)(Image(decode=False)))
+    for name, (feature, listed) in _media_columns(docs).items():
+        plain = type(feature)(decode=False)
+        docs = docs.cast_column(name, type(docs.features[name])(plain) if listed else plain)
     return docs
+
+
+def _media_columns(docs: Any) -> dict[str, tuple[Any, bool]]:
+    """Columns of pictures, clips and sound: what `datasets` decodes when a row is read, and whether in a list."""
+    found = {}
+    for name, feature in docs.features.items():
+        inner = getattr(feature, "feature", feature)
+        if hasattr(inner, "decode"):
+            found[name] = inner, inner is not feature
+    return found
 
 
 def _media(row: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ...harness.contracts import BorrowedMetric, Item, Memo, Output, Sample
 from . import library
 from .values import decode, encode
 
+log = logging.getLogger("toksweep")
 Scores = Mapping[tuple[str, str], object]
 FAILED = ""
 """The answer of a sample whose method failed, so that ratios and pairs keep their denominators."""
@@ -119,11 +121,18 @@ def holds_on_subsets(
 def probes(
     judge: Judge, ids: Sequence[str], keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], list[list[object]]]:
-    """For every metric, raw values of right answers, of empty ones, and of halves of both, on a few documents."""
+    """For every metric, raw values of right answers, of empty ones, and of halves of both, on a few documents; nothing
+    where the task's own code fails on them."""
+    if not keys:
+        return {}
     step = max(1, len(ids) // PROBES)
     chosen = ids[::step][:PROBES]
-    right = [judge(i, _target(judge, i)) for i in chosen]
-    empty = [judge(i, FAILED) for i in chosen]
+    try:
+        right = [judge(i, _target(judge, i)) for i in chosen]
+        empty = [judge(i, FAILED) for i in chosen]
+    except Exception as error:
+        log.debug("a task's own scoring fails on its targets: %s: %s", type(error).__name__, error)
+        return {}
     mixed = [a if n % 2 else b for n, (a, b) in enumerate(zip(right, empty, strict=True))]
     sets = (right, empty, mixed, mixed[: max(1, len(mixed) // 2)])
     return {key: [[decode(encode(s[key])) for s in scores if key in s] for scores in sets] for key in keys}

@@ -159,12 +159,16 @@ def test_a_limit_takes_the_same_stratified_samples_anywhere_decodes_no_others_an
     assert set(cells.n_bad_input) == {0}
     kinds = [dict(r.scores["pair_total"].items[0][1])["category"] for r in chosen]
     assert len(set(kinds)) > 2
-    first, read = swept("first", "--subset", "first")
+    first, read = swept("first", "--subset", "first", "--dtype", "bf16", "--batch-size", 4)
+    assert set(first.n_alone) == {8}  # half precision promises nothing of batches: what flips is counted
+    assert first.n_flips.isin(range(9)).all()
+    assert cells.n_alone.isna().all()
     assert set(first.subset) == {"first:8"}
     assert [r.sample_id for r in read] != [r.sample_id for r in chosen]
     # the same tasks elsewhere, with the pictures of all other samples spoilt: the same samples, and none of them bad
     lmms_local.spoil(home / "local", tmp_path / "copy", "local_pairs", but=[r.sample_id for r in chosen])
-    again, same = swept("again", include=str(tmp_path / "copy" / "tasks"))
+    again, same = swept("again", "--batch-size", 3, include=str(tmp_path / "copy" / "tasks"))
+    assert [r.prediction for r in same] == [r.prediction for r in chosen]
     assert [r.sample_id for r in same] == [r.sample_id for r in chosen]
     assert [r.cluster_id for r in same] == [r.cluster_id for r in chosen]
     assert set(again.n_bad_input) == {0}

@@ -95,6 +95,20 @@ def test_the_catalogue_reads_back_and_listing_imports_nothing_of_lmms_eval(tmp_p
     assert count > 1000
 
 
+def test_another_version_is_named_and_its_table_made_once(monkeypatch, tmp_path, caplog):
+    from toksweep.tasks.lmms import catalogue as module
+    from toksweep.tasks.lmms import survey
+
+    made = []
+    monkeypatch.setattr(module, "version", lambda name: "0.7.99")
+    monkeypatch.setattr(module.Path, "expanduser", lambda self: tmp_path / "cache")
+    monkeypatch.setattr(survey, "survey", lambda folder: made.append(folder) or [module.Row("new_task")])
+    for _ in range(2):
+        assert list(module.catalogue.__wrapped__()) == ["new_task"]
+    assert len(made) == 1
+    assert "lmms-eval 0.7.99 is installed" in caplog.text
+
+
 def test_raw_values_survive_json():
     value = {"a": (1, [2.5, None]), 3: {"x": np.float64(0.1)}, "set": {2, 1}, "array": np.arange(3)}
     back = decode(json.loads(json.dumps(encode(value))))
