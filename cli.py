@@ -92,7 +92,8 @@ def sweep(
         list[str] | None, typer.Option(help="A pack of weights whose licence you accept, so that it may be downloaded.")
     ] = None,
     latency: Annotated[
-        bool | None, typer.Option("--latency/--no-latency", help="Run the latency probe [default: tokenizers only].")
+        bool | None,
+        typer.Option("--latency/--no-latency", help="Time every cell, by phases [default: tokenizers only]."),
     ] = None,
     keep_outputs: Annotated[
         bool | None,
@@ -202,12 +203,21 @@ def compare(
     b: Annotated[str, typer.Argument(help="Another cell.")],
     as_json: Json = False,
 ) -> None:
-    """The paired difference of two cells on the same samples, with its interval."""
-    from .reports.comparison import compare as compare_cells
+    """The paired difference of two cells on the same samples, with its interval; of answers also McNemar's test and
+    which samples were lost and gained."""
+    from .reports.comparison import compare_cells
+    from .reports.comparison_text import flip_lists, summary
     from .results.store import ResultsFolder
 
-    rows = compare_cells(ResultsFolder(folder), a, b)
-    _print_json(rows) if as_json else _print_table(rows, title=f"{b} minus {a}")
+    found = compare_cells(ResultsFolder(folder), a, b)
+    if as_json:
+        _print_json([c.row() for c in found])
+    else:
+        _print_table([summary(c) for c in found], title=f"{b} minus {a}")
+        for title, rows in (part for c in found for part in flip_lists(c, a, b)):
+            _print_table(rows, title=title)
+    if all(c.difference is None for c in found):
+        raise UserError(f"{a} and {b} cannot be compared: {found[0].note}.")
 
 
 @app.command()
@@ -216,6 +226,9 @@ def cost(
     method: Methods = None,
     budget: Budgets = None,
     text_tokens: Annotated[int, typer.Option(min=0, help="Text tokens of the prompt.")] = 64,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images of the prompt: pictures, crops of one, or frames of a clip.")
+    ] = 1,
     budget_convention: Annotated[Convention, typer.Option(help="Which token count --budget means.")] = "mean",
     dtype: Annotated[str, typer.Option(help="For the size of the KV cache.")] = "bf16",
     text_encoder: Annotated[
@@ -234,13 +247,14 @@ def cost(
     from .harness.cost.table import cost_table
 
     rows, refused = cost_table(
-        model, method or ["none"], budget or [], text_tokens=text_tokens, convention=budget_convention, dtype=dtype,
-        text_encoder=text_encoder, flops=flops_convention or (),
+        model, method or ["none"], budget or [], text_tokens=text_tokens, images=images, convention=budget_convention,
+        dtype=dtype, text_encoder=text_encoder, flops=flops_convention or (),
     )  # fmt: skip
     if as_json:
         _print_json(rows)
     else:
-        _print_table(rows, title=f"Costs of {model}")
+        shown = [{k: v for k, v in row.items() if k != "flops_per_layer"} for row in rows]
+        _print_table(shown, title=f"Costs of {model}")
     _tell_refused(refused)
 
 
@@ -364,14 +378,16 @@ def _print_table(rows: Sequence[Mapping[str, object]], *, title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in rows[0] if rows else ():
         numeric = all(isinstance(r[name], int | float | None) for r in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(v)) for v in row.values()))
     width = None if sys.stdout.isatty() else 240
-    Console(width=width, highlight=False).print(table)
+    console = Console(width=width, highlight=False)
+    console.print(Text(title, style="italic"))  # a line of its own: a table's title is wrapped at its width
+    console.print(table)
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -13,17 +13,20 @@ from typing import Any
 import torch
 
 from ..results.records import SampleRecord
-from .bench import Bench, Observation, Opened, Quantity, failure, record_of
+from .bench import Bench, Observation, Opened, failure, record_of
 from .contracts import Compressor, Generation, Memo, Output, Refusal
 from .cost.closed_form import flops_to_first_token
 from .cost.compressor import reads_text, selector_flops
 from .cost.flops import FlopCounter
+from .cost.latency import Case
 from .models import ModelInfo, open_model
 from .models.base import Answer, Batch, Encoded
+from .models.calls import BudgetKind
 from .models.published import load_config
 from .plan import PlannedCell
 from .schedule import Schedule, untouched
 from .spec import SweepSpec
+from .timing import Runner, timed_answer
 
 log = logging.getLogger("toksweep")
 
@@ -101,30 +104,10 @@ class AnsweringBench(Bench):
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         return None if record.prediction is None else Output(text=record.prediction, evidence=record.evidence or ())
 
-    def timed(
-        self, opened: Opened, cells: Sequence[PlannedCell]
-    ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
         batch = self.model.prepare([opened.sample], [opened.images])
-
-        def first_token(cell: PlannedCell) -> Callable[[], Any]:
-            schedule, kind = _schedule(cell), cell.entry.meta.get("budget_kind", "exact")
-            return lambda: self.model.time_first_token(
-                batch, _compressor(cell), schedule, cell.cell.seed, budget_kind=kind  # type: ignore[arg-type]
-            )  # fmt: skip
-
-        def next_token(cell: PlannedCell) -> Callable[[], None]:
-            state = first_token(cell)()
-
-            def step() -> None:
-                nonlocal state
-                state = self.model.decode_step(state)
-
-            return step
-
-        return {
-            "latency": {c.cell.work_id: first_token(c) for c in cells},
-            "tpot": {c.cell.work_id: next_token(c) for c in cells},
-        }
+        runners = {c.cell.work_id: Runner(_compressor(c), _schedule(c), c.cell.seed, _budget_kind(c)) for c in cells}
+        return {work_id: timed_answer(self.model, batch, runner) for work_id, runner in runners.items()}
 
     def _answer_all(
         self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo, generation: Generation | None
@@ -157,7 +140,7 @@ class AnsweringBench(Bench):
             seed=cell.cell.seed,
             max_new_tokens=generation.max_new_tokens if generation else self.spec.max_new_tokens,
             tokenizer_end=bool(generation and generation.tokenizer_end),
-            budget_kind=cell.entry.meta.get("budget_kind", "exact"),  # type: ignore[arg-type]
+            budget_kind=_budget_kind(cell),
             memo=memo,
         )
 
@@ -177,6 +160,7 @@ class AnsweringBench(Bench):
             tokens_per_layer=answer.visual_tokens,
             tokens_kv=sum(answer.kv_tokens) / len(answer.kv_tokens),
             text_tokens=answer.text_tokens,
+            kv_bytes=answer.kv_bytes,
             kept_indices=answer.kept_indices,
             evidence=answer.evidence or None,
             flops=flops_to_first_token(
@@ -216,6 +200,11 @@ def _compressor(cell: PlannedCell) -> Compressor | None:
 def _schedule(cell: PlannedCell) -> Schedule:
     assert cell.schedule
     return cell.schedule
+
+
+def _budget_kind(cell: PlannedCell) -> BudgetKind:
+    kind: BudgetKind = cell.entry.meta.get("budget_kind", "exact")  # type: ignore[assignment]
+    return kind
 
 
 def _changes_encoding(cell: PlannedCell) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..results.records import SampleRecord, Status
 from .contracts import Output, Sample
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-
-Quantity = Literal["latency", "tpot"]
-"""Milliseconds to the first token (encode plus decode for a tokenizer), and per output token."""
+    from .cost.latency import Case
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,12 @@ class Bench(AbstractContextManager["Bench"], Protocol):
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         """The output of a stored record, without the model; None where it was not kept."""
 
-    def timed(
-        self, opened: Opened, cells: Sequence[PlannedCell]
-    ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
-        """What the latency probe times on one sample: by quantity, then by work id."""
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
+        """What the latency probe times on one sample, by work id.
+
+        Phases are `latency` (milliseconds to the first token, or encode plus decode for a tokenizer), `tpot` (per
+        output token) and those of `watching.PHASES`.
+        """
 
 
 def record_of(sample: Sample, status: Status) -> SampleRecord:

@@ -401,9 +401,11 @@ class Stage:
         proportional: in the encoder, later layers add log(size) of every key to their attention logits, so that a token
             that stands for several patches draws as much attention as they did.
         features: at the projector, reduce what goes into the projector instead of what comes out of it.
-        joint: one view holds all images of a sample (the frames of a clip), and `reduce` is asked for `keep` times
-            their number.
+        joint: one view holds all images of a sample (the frames of a clip, the crops of a picture), and `reduce` is
+            asked for what is to be left of all of them together.
         masks: inside the LLM, tokens that are not kept flow on and are counted, but no layer attends to them any more.
+        held: of the last cut in front of the LLM: every token stands at so many places of the full prompt at once, of
+            patches that were merged into it, whatever position rule the reductions name (PPE).
     """
 
     place: Place
@@ -415,6 +417,7 @@ class Stage:
     features: bool = False
     joint: bool = False
     masks: bool = False
+    held: int | None = None
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,11 @@ def tree_digest(path: Path) -> str:
 def code_digest(entry: Entry) -> str:
     """Of the module of a method, task or metric and of every module of its own package that it imports, at any depth.
 
-    The engine is left out: it is digested once, by `engine_digest`, for what depends on it.
+    The engine is left out: it is digested once, by `engine_digest`, for what depends on it. An operator's digest holds
+    that of the method under it.
     """
-    return _code_digest(entry.module, entry.path)
+    own = _code_digest(entry.module, entry.path)
+    return digest([own, code_digest(entry.under)]) if entry.under else own
 
 
 @cache

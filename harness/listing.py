@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from .borrowing import collection_of, is_borrowed
+from .models.abilities import ORDINARY
 from .registry import Broken, registry
 
 Row = dict[str, object]
@@ -54,6 +57,7 @@ def _method(name: str, kind: str, meta: Row, summary: str) -> Row:
         "kind": kind,
         "places": list(meta.get("places", ())),  # type: ignore[call-overload]
         "needs": list(meta.get("needs", ())),  # type: ignore[call-overload]
+        "families": serving(meta) if kind == "compressor" else [],
         "floor": bool(meta.get("floor", False)),
         "budget_kind": meta.get("budget_kind", "full" if kind == "untouched" else "at_most"),
         "verified": meta.get("verified"),
@@ -61,6 +65,18 @@ def _method(name: str, kind: str, meta: Row, summary: str) -> Row:
         "repository": meta.get("repository"),
         "summary": summary,
     }
+
+
+def serving(meta: Mapping[str, Any]) -> list[str]:
+    """Families of models whose published checkpoints serve a compressor, pictures in uneven crops left to those that
+    can see them."""
+    return [
+        name
+        for name, info in ORDINARY.items()
+        if not info.lacking(meta["places"], meta["needs"])
+        and not (meta["frames"] and info.uneven)
+        and (info.several_places or not meta["operator"])
+    ]
 
 
 def _task(name: str, kind: str, meta: Row, summary: str) -> Row:

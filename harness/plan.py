@@ -93,8 +93,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Expand a spec.
 
     Raises:
-        UserError: a task without data or model, or no cell left of those that were asked for; the message has the
-            reasons.
+        UserError: a task without data or model; a device or an attention kernel that this machine lacks; or no cell
+            left of those that were asked for, and the message has the reasons.
     """
     if not spec.tasks:
         raise UserError("There is no task to sweep: add --task, see toksweep list tasks.")
@@ -116,6 +116,10 @@ def make_plan(spec: SweepSpec) -> Plan:
             asked += count
             metrics = tuple(m for _, m in material.metrics)
             groups.append(Group(name, family, model, material.samples, metrics, tuple(cells), material.pixels))
+    if any(g.model for g in groups):
+        from .models.loading import check_platform
+
+        check_platform(spec.device, spec.dtype, spec.attention)
     if not asked:
         _nothing_left(refused)
     if spec.models and not any(g.model for g in groups):
@@ -280,14 +284,21 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
     assert isinstance(places, tuple) and isinstance(needs, tuple)
     if missing := model.family.lacking(places, needs):
         raise Refusal(f"{entry.name} needs {' and '.join(missing)}, which the family {model.family.name} lacks")
+    if entry.meta.get("operator") and not model.family.several_places:
+        raise Refusal(f"{entry.name} stands tokens at several places, which the family {model.family.name} lacks")
     if model.text_encoder is None and asks_text_encoder(entry):
         raise Refusal(f"{entry.name} needs {NEEDED}")
 
 
-def check_task(entry: Entry, task: Entry) -> None:
-    """Raises Refusal for a method of clips on a task that shows none."""
+def check_task(entry: Entry, task: Entry, model: ModelInfo | None = None) -> None:
+    """Raises Refusal for a method of clips on a task that shows none, or of frames on pictures in uneven crops."""
     if entry.meta.get("clips") and task.meta["family"] != "video_qa":
         raise Refusal(f"{entry.name} leaves out what frames have in common, and {task.name} shows no clips")
+    if entry.meta.get("frames") and model and model.family.uneven:
+        raise Refusal(
+            f"{entry.name} takes images of one size, and the family {model.family.name} shows a picture in crops of "
+            "several"
+        )
 
 
 def asks_text_encoder(entry: Entry) -> bool:
@@ -330,7 +341,7 @@ class _Expander:
         refused: list[Refused] = []
         asked = 0
         for choice, named in self._choices():
-            entry = registry("methods").get(choice.name)
+            entry = choice.entry
             budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
             for budget in budgets:
                 try:
@@ -356,7 +367,7 @@ class _Expander:
         return list({**first, **named, **{k: v for k, v in last.items() if k not in named}}.values())
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
-        check_task(entry, self.task)
+        check_task(entry, self.task, self.model)
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
         return self._fit_tokenizer(entry, choice, budget) if budget else None, None

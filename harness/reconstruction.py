@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..results.records import SampleRecord, Status
-from .bench import Bench, Observation, Opened, Quantity, failure, record_of
+from .bench import Bench, Observation, Opened, failure, record_of
 from .contracts import Codes, Memo, Output, RateSearch, Tokenizer
 from .plan import PlannedCell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .cost.latency import Case, Stopwatch
 
 RAW_BITS = 24
 """Bits per pixel of the untouched 8-bit RGB picture."""
@@ -48,9 +51,7 @@ class ReconstructionBench(Bench):
         codes = Codes(path.read_bytes(), path.suffix, record.bits or 0)
         return Output(image=_tokenizer(cell).decode(codes))
 
-    def timed(
-        self, opened: Opened, cells: Sequence[PlannedCell]
-    ) -> Mapping[Quantity, Mapping[str, Callable[[], object]]]:
+    def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
         memo = Memo()
 
         def encode_and_decode(cell: PlannedCell) -> Callable[[], object]:
@@ -61,7 +62,11 @@ class ReconstructionBench(Bench):
                 return lambda: tokenizer.decode(tokenizer.repeat(image, codes))
             return lambda: tokenizer.decode(tokenizer.encode(image, budget, Memo()))
 
-        return {"latency": {c.cell.work_id: encode_and_decode(c) for c in cells if c.entry.kind == "tokenizer"}}
+        def case(work: Callable[[], object], watch: Stopwatch) -> None:
+            with watch.phase("latency"):
+                work()
+
+        return {c.cell.work_id: partial(case, encode_and_decode(c)) for c in cells if c.entry.kind == "tokenizer"}
 
 
 def _tokenizer(cell: PlannedCell) -> Tokenizer:

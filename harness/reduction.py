@@ -44,14 +44,24 @@ class Reduction:
         *,
         position: Literal["keep", "renumber"] | torch.Tensor = "keep",
     ) -> Reduction:
-        """Keep the tokens at `indices`, in that order: [batch, k], or one 1-D tensor per batch row."""
+        """Keep the tokens at `indices`, in that order: [batch, k], or one 1-D tensor per batch row.
+
+        A mask of booleans, [batch, sources], keeps the tokens that it marks, in their order.
+        """
         import torch
 
         if isinstance(indices, torch.Tensor):
-            return _Selection(indices.long(), sources, position)
+            if indices.dtype != torch.bool:
+                return _Selection(sources, position, indices.long())
+            size, width = indices.shape
+            if width != sources:
+                raise ValueError(f"a mask of {width} tokens was given for {sources}")
+            if size == 1:
+                return _Selection(sources, position, mask=indices)
+            indices = torch.split(indices.nonzero()[:, 1], indices.sum(1).tolist())
         rows = list(indices)
         if len({len(r) for r in rows}) == 1:
-            return _Selection(torch.stack(rows).long(), sources, position)
+            return _Selection(sources, position, torch.stack(rows).long())
         counts = torch.tensor([len(r) for r in rows], dtype=torch.long)
         source = torch.cat(rows).long() if rows else torch.zeros(0, dtype=torch.long)
         device = source.device
@@ -185,9 +195,18 @@ class _Selection(Reduction):
     """Equally many tokens of every batch row, unchanged: anchors say it all, and the rest is made when it is read."""
 
     def __init__(
-        self, anchor: torch.Tensor, sources: int, position: Literal["keep", "renumber"] | torch.Tensor
-    ) -> None:
-        vars(self).update(anchor=anchor, sources=sources, position=position)
+        self, sources: int, position: Literal["keep", "renumber"] | torch.Tensor, anchor: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """With its anchors, or the `mask` [1, sources] of a single batch row."""
+        parts = self.__dict__  # of a frozen dataclass
+        parts["sources"], parts["position"] = sources, position
+        parts["anchor" if mask is None else "mask"] = anchor if mask is None else mask
+
+    @cached_property
+    def anchor(self) -> torch.Tensor:
+        found: torch.Tensor = self.__dict__["mask"].reshape(-1).nonzero()
+        return found.view(1, -1)
 
     @cached_property
     def counts(self) -> torch.Tensor:

@@ -43,8 +43,10 @@ def compressor(
     diagnostic: bool = False,
     stochastic: bool = False,
     clips: bool = False,
+    frames: bool = False,
     merges: bool = False,
     keeps_order: bool = True,
+    operator: bool = False,
     paper: str | None = None,
     repository: str | None = None,
     verified: Literal["wiring", "selection", "paper"] | None = None,
@@ -59,8 +61,10 @@ def compressor(
         diagnostic: knows what no method can know; shown, never ranked.
         stochastic: uses `view.noise`; run with several seeds.
         clips: leaves out what frames have in common, hence only for tasks of clips.
+        frames: sees all images of a sample at once, which must be of one size, as the frames of a clip are.
         merges: makes new tokens, hence bypassed at the full budget; a selector is called there as well.
         keeps_order: kept tokens stay in raster order.
+        operator: works on top of the merging method that its parameter `of` names, if any, and acts where that acts.
         verified: how far it is known to equal the authors' code; a test holds the claim against the arrays.
     """
     return _keep
@@ -159,6 +163,26 @@ class Entry:
     attribute: str
     meta: Mapping[str, object] = field(default_factory=dict)
     summary: str = ""
+    under: Entry | None = None
+
+    def over(self, parameters: Mapping[str, object]) -> Entry:
+        """An operator with what the method under it declares; any other method as it is.
+
+        Raises:
+            UserError: an unknown method under it, or one that merges nothing.
+        """
+        of = parameters.get("of")
+        if not self.meta.get("operator") or not isinstance(of, str):
+            return self
+        name, given = parse_call(of)
+        under = registry("methods").get(name)
+        under.check(given)
+        if not under.meta.get("merges") or under.meta.get("operator"):
+            raise UserError(f"{self.name} works on top of a method that merges, and {name} is none: try of='tome'.")
+        # Arrays know the operator and the method, and nothing of both together.
+        own = {name: self.meta[name] for name in ("paper", "repository", "operator")}
+        own |= {"floor": False, "verified": "paper"}
+        return replace(self, meta={**under.meta, **own}, under=under)
 
     def load(self) -> Callable[..., object]:
         """Import the module and return the decorated function or class."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +16,7 @@ from ..results.store import LineWriter, ResultsFolder, new_writer_name, write_at
 from .bench import Bench, Observation, Opened, failure
 from .contracts import BorrowedMetric, Item, Memo, Metric, Output, Sample, UserError
 from .plan import Group, Plan, PlannedCell
+from .probing import LatencyProbe
 from .reconstruction import ReconstructionBench
 from .spec import SweepSpec
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger("toksweep")
-
-LATENCY_SAMPLES = 2
-LATENCY_ROUNDS = 5
 
 
 class Progress(Protocol):
@@ -92,7 +90,8 @@ class _GroupRun:
         missing = {s.id: [c for c in self.group.cells if self._is_missing(c, s)] for s in self.group.samples}
         total = sum(map(len, missing.values()))
         self.tally.stood += len(self.group.samples) * len(self.group.cells) - total
-        timed = self._untimed()
+        probe = LatencyProbe(self.group, self.spec, self.folder, self.name, self._succeeded)
+        timed = probe.untimed()
         if not total and not timed:
             return
         model = f" with {self.group.model.ref}" if self.group.model else ""
@@ -103,7 +102,7 @@ class _GroupRun:
                 while batch := list(islice(waiting, bench.batch_size)):
                     self._observe(bench, batch, missing)
                 if timed:
-                    self._probe(bench, timed)
+                    self._probe(probe, bench, timed)
         finally:
             for writer in self.writers.values():
                 writer.close()
@@ -225,32 +224,13 @@ class _GroupRun:
 
     # --------------------------------------------------------------------------------------------------------- latency
 
-    def _untimed(self) -> list[PlannedCell]:
-        """Cells that the probe has not timed yet; pictures are timed unless told otherwise, models only when asked."""
-        wanted = self.spec.latency if self.spec.latency is not None else self.group.model is None
-        if not wanted:
-            return []
-        cells = [c for c in self.group.cells if not self.folder.latencies(c.cell.work_id)]
-        if self.group.model is None:
-            return [c for c in cells if c.entry.kind != "untouched"]
-        baseline = [c for c in self.group.cells if c.entry.kind == "untouched"]
-        return list({c.cell.work_id: c for c in [*baseline, *cells]}.values()) if cells else []
-
-    def _probe(self, bench: Bench, cells: Sequence[PlannedCell]) -> None:
-        from .cost.latency import probe
-
-        fine = (s for s in self.group.samples if any(self._succeeded(c, s) for c in cells))
-        chosen = list(islice(fine, LATENCY_SAMPLES))
-        self.progress.start(f"latency of {self.group.task}", len(chosen))
-        for number, sample in enumerate(chosen):
-            able = [c for c in cells if self._succeeded(c, sample)]
-            baseline = next((c.cell.work_id for c in able if c.entry.kind == "untouched"), None)
-            for quantity, cases in bench.timed(open_sample(sample), able).items():
-                for work_id, timing in probe(cases, baseline, rounds=LATENCY_ROUNDS, device=self.spec.device).items():
-                    writer = self.folder.latency_writer(work_id, f"{self.name}-{quantity}-{number}")
-                    writer.append({"sample_id": sample.id, "quantity": quantity, **asdict(timing)})
-                    writer.close()
-            self.progress.advance()
+    def _probe(self, probe: LatencyProbe, bench: Bench, cells: Sequence[PlannedCell]) -> None:
+        heats, chosen = probe.heats(cells), probe.samples(cells)
+        self.progress.start(f"latency of {self.group.task}", len(heats) * len(chosen))
+        for sample in chosen:
+            for heat in heats:
+                probe.run(bench, heat, sample, partial(open_sample, sample))
+                self.progress.advance()
 
     def _succeeded(self, cell: PlannedCell, sample: Sample) -> bool:
         record = self.stored[cell.cell.work_id].get(sample.id)

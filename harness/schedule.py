@@ -111,6 +111,8 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
             )
         if stage.masks and stage.place != "decoder":
             raise Refusal(f"masks tokens at {stage.place}; that is for cuts inside the LLM")
+        if stage.held and (stage != stages[-1] or "pixel" in {s.place for s in stages} or stage.place == "decoder"):
+            raise Refusal("stands tokens at several places at once; that is for the last cut, in front of the LLM")
         count = stage.keep
         start = layer if stage.place == "decoder" else 0
         if not stage.masks:

@@ -11,7 +11,7 @@ import yaml
 
 from .borrowing import expand, task_entry
 from .contracts import CONVENTIONS, Budget, Convention, UserError
-from .registry import label, near, parse_call, registry
+from .registry import Entry, label, near, parse_call, registry
 
 SWEEPS = Path(__file__).with_name("sweeps")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,7 +42,13 @@ class MethodChoice:
             raise UserError(f"A method is a name, fastv(layer=3) or {{name: fastv, layer: 3}}, not {given!r}.")
         entry = registry("methods").get(name)
         entry.check(parameters)
+        entry.over(parameters)
         return cls(entry.name, parameters)
+
+    @property
+    def entry(self) -> Entry:
+        """What the registry knows of it."""
+        return registry("methods").get(self.name).over(self.parameters)
 
     @property
     def label(self) -> str:

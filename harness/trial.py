@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import fmean
 from typing import cast
 
-from .contracts import Budget, Compressor, Refusal, Sample, Task, UserError
+from .contracts import Budget, Compressor, Convention, Refusal, Sample, Task, UserError
 from .models import model_info, open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BudgetKind
@@ -37,10 +38,16 @@ class Trial:
     def kind(self) -> BudgetKind:
         return cast(BudgetKind, self.entry.meta["budget_kind"])
 
-    def schedule(self, budget: str) -> Schedule:
-        """The schedule of a budget under the convention `mean`."""
+    def schedule(self, budget: str, convention: Convention = "mean") -> Schedule:
+        """The schedule of a budget."""
         merges = bool(self.entry.meta["merges"])
-        return resolve(self.method, Budget.parse(budget), "mean", self.model.shape, merges=merges)
+        return resolve(self.method, Budget.parse(budget), convention, self.model.shape, merges=merges)
+
+    def spent(self, answer: Answer, budget: str) -> tuple[float, float]:
+        """Tokens of an image, mean over images and layers, and as many as the budget allows."""
+        wanted = Budget.parse(budget)
+        allowed = [wanted.tokens(rows * columns, capped=self.model.shape.varies) for rows, columns in answer.grids]
+        return fmean(answer.visual_tokens) / len(allowed), fmean(allowed)
 
     def reachable(self) -> tuple[str, Schedule]:
         """A budget that is no full one, and its schedule."""
@@ -56,6 +63,11 @@ class Trial:
     def half(self) -> Schedule | None:
         """The schedule whose last layers see nearest to half of the tokens, if that is near it."""
         shape = self.model.shape
+        if shape.varies:  # half of every picture's own
+            try:
+                return self.schedule("50%", "after_cut")
+            except Refusal:
+                return None
         for keep in sorted(range(1, shape.tokens), key=lambda k: abs(k - shape.tokens // 2)):
             try:
                 found = lay_out(tuple(self.method.stages(keep, shape)), shape)
@@ -81,14 +93,12 @@ def set_up(
     questions: int | None,
 ) -> Trial:  # fmt: skip
     """A compressor in a model of the user's, or in ours; see `truth_test`."""
+    entry = entry.over(parameters)
     chosen, asked = model or OURS, registry("tasks").get(task) if task else _our_task(entry)
     try:
         method = build_compressor(entry, parameters)
         check_task(entry, asked)
         check_model(entry, info := model_info(chosen, text_encoder))
-        if info.shape.varies:
-            raise Refusal(f"{chosen} counts tokens by the size of a picture, and promises are held to one count: "
-                          "give another --model")  # fmt: skip
     except Refusal as reason:
         raise UserError(f"{reason}.") from reason
     opened = open_model(chosen, text_encoder=info.text_encoder.ref if info.text_encoder else None)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from .contracts import Budget, Compressor, ModelShape, Reduction, Refusal, Sample, Stage, UserError, View
+from .contracts import Compressor, ModelShape, Reduction, Refusal, Sample, Stage, UserError, View
 from .models.base import Answer
 from .models.calls import BrokenPromiseError
 from .registry import Entry
@@ -88,10 +89,9 @@ def _verdict(check: Check, trial: Trial) -> Verdict:
 
 
 def _budget(trial: Trial) -> Verdict:
-    batch, full = trial.batch(2), trial.model.shape.tokens
+    batch = trial.batch(2)
     told, refused = [], []
     for budget in BUDGETS:
-        wanted = Budget.parse(budget).tokens(full)
         try:
             answers = trial.answer(batch, trial.schedule(budget))
         except Refusal:
@@ -99,11 +99,11 @@ def _budget(trial: Trial) -> Verdict:
             continue
         except BrokenPromiseError as error:
             return Verdict("fail", f"at {budget}: {error}", "Return exactly as many rows as `keep` says.")
-        spent = max(fmean(a.visual_tokens) * full / a.tokens_full for a in answers)
+        spent, wanted = max((trial.spent(a, budget) for a in answers), key=lambda pair: pair[0] / pair[1])
         if spent > wanted + 1e-6 and trial.kind != "adaptive":
-            return Verdict("fail", f"at {budget}: {spent:g} tokens, mean over layers, of {wanted} allowed",
+            return Verdict("fail", f"at {budget}: {spent:g} tokens, mean over layers, of {wanted:g} allowed",
                            "Let stages() promise fewer tokens for a smaller `keep`.")  # fmt: skip
-        told.append(f"{budget}: {spent:g}/{wanted}")
+        told.append(f"{budget}: {spent:g}/{wanted:g}")
     note = f"; refused: {', '.join(refused)}" if refused else ""
     if len(told) < 2:
         return Verdict("fail", ", ".join(told) + note, "Serve at least one budget below the full count.")
@@ -153,11 +153,11 @@ def _order(trial: Trial) -> Verdict:
     if not trial.entry.meta["keeps_order"]:
         return Verdict("pass", "declared otherwise (keeps_order=False)")
     budget, schedule = trial.reachable()
-    full = trial.model.shape.tokens
     for answer in trial.answer(trial.batch(4), schedule):
+        ends = list(accumulate(rows * columns for rows, columns in answer.grids))
         for entry in answer.kept_indices:
             firsts = [row[0] if isinstance(row, list) else row for row in entry]
-            images = [[f for f in firsts if f // full == i] for i in range(len(firsts) and max(firsts) // full + 1)]
+            images = [[f for f in firsts if start <= f < end] for start, end in pairwise([0, *ends])]
             if any(own != sorted(own) for own in images):
                 return Verdict("fail", f"at {budget} a later token stands before an earlier one",
                                "Sort what you keep, or declare keeps_order=False.")  # fmt: skip
@@ -199,7 +199,6 @@ def _inverted(trial: Trial) -> Verdict:
         return Verdict("open", "no schedule leaves about half of the tokens")
     places = [stage.place for stage in schedule.stages]
     selects = places in (["projector"], ["decoder"]) and not trial.entry.meta["merges"]
-    kept = schedule.after_cut / schedule.full
     more_evidence, more_right = [], []
     for start in range(0, len(trial.samples), 16):
         samples = trial.samples[start : start + 16]
@@ -208,6 +207,8 @@ def _inverted(trial: Trial) -> Verdict:
         for answer in answers:
             if area := sum(p.area for p in answer.evidence):
                 recall = sum(p.area * p.last for p in answer.evidence) / area
+                own = [schedule.of(grid) for grid in answer.grids]
+                kept = sum(one.after_cut for one in own) / sum(one.full for one in own)
                 more_evidence.append(2 * (recall - kept))  # the complement has what is missing
         if selects:
             inverted = trial.answer(batch, _complement(schedule), method=_Inverted(trial.method), tokens=8)
@@ -260,7 +261,10 @@ def _complement(schedule: Schedule) -> Schedule:
     (stage,) = schedule.stages
     left = schedule.full - stage.keep
     layers = tuple(left if n == stage.keep else n for n in schedule.layers)
-    return replace(schedule, stages=(replace(stage, keep=left),), layers=layers)
+    anew = schedule.anew
+    return replace(
+        schedule, stages=(replace(stage, keep=left),), layers=layers, anew=lambda shape: _complement(anew(shape))
+    )
 
 
 class _Inverted:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from .contracts import Compressor, ModelShape, Reduction, Stage, View
 from .models.base import Batch, Crop
 from .models.calls import Calls, ImageName
 from .models.cutter import Cutter, whole_span
+from .models.data import Shown
 from .models.llava import Llava
+from .models.llava_next import LlavaNext
 from .models.text_encoder import TextEncoder
 from .registry import PACKAGE
 from .schedule import Cut, lay_out, untouched
@@ -64,7 +66,8 @@ def rerun(
         compressor: its stages are the case's own cuts, whatever they are asked for.
         attention: the kernel.
     """
-    model: _Prompt = (_Pictures if "pixel_values" in case else _Embeddings)(case, attention)
+    kind = _Embeddings if "pixel_values" not in case else _Tiles if "grid_rows_columns" in case else _Pictures
+    model: _Prompt = kind(case, attention)
     recorder = Recorder(compressor)
     found = _run(model, recorder)
     plain = _run(model, None)
@@ -80,7 +83,8 @@ def _run(model: _Prompt, compressor: Compressor | None) -> dict[str, np.ndarray]
     positions = np.full((len(lengths), lengths[0]), -1)
     for layer, span in enumerate(cutter.spans):
         positions[layer, : lengths[layer]] = span.position[0].numpy()
-    visual = (cutter.spans[0].visual[0] >= 0).nonzero()[:, 0]
+    slots = cutter.spans[0].visual[0]
+    visual = (slots >= 0).nonzero()[:, 0]
     found: dict[str, Any] = {
         "layer_input_length": lengths,
         "length_after_layer": [*lengths[1:], lengths[-1]],
@@ -91,6 +95,7 @@ def _run(model: _Prompt, compressor: Compressor | None) -> dict[str, np.ndarray]
         "inputs_embeds": model.entered.numpy(),
         "visual_start": int(visual[0]),
         "visual_end": int(visual[-1]) + 1,
+        "visual_images": slots[visual].numpy(),
     }
     tokens, steps, places = [], [logits], []
     for past in range(STEPS):
@@ -218,31 +223,46 @@ class _Embeddings(_Prompt):
 class _Pictures(_Prompt):
     """A LLaVA with one picture, its vocabulary grown by one for the placeholder."""
 
+    family: ClassVar[type[Llava]] = Llava
+
     def __init__(self, case: Case, attention: str) -> None:
-        from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+        from transformers import CLIPVisionConfig
 
         text = _llama(case)
         self._words = text.vocab_size
         text.vocab_size = self._words + 1
         vision = CLIPVisionConfig(**json.loads(str(case["vision_config"])))
-        config = LlavaConfig(
-            vision_config=vision, text_config=text, image_token_index=self._words, vision_feature_layer=-2
-        )
-        model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention).eval()
+        parts = {"vision_config": vision, "text_config": text, "image_token_index": self._words}
+        model = self._build(case, {**parts, "vision_feature_layer": -2}, attention).eval()
         _load(model, _llava_state(case, self._words))
         tokenizer = SimpleNamespace(padding_side="left", pad_token="", eos_token="")
-        self._model = Llava(model, SimpleNamespace(tokenizer=tokenizer), *Llava.describe(config), "reference")
+        config: Any = model.config
+        self._model = self.family(
+            model, SimpleNamespace(tokenizer=tokenizer), *self.family.describe(config), "reference"
+        )
         if "text_config" in case:
             self._model.text_encoder = _text_encoder(case)
         self._batch = self._prompt(case)
 
-    def _prompt(self, case: Case) -> Batch:
-        ids, n = case["text_input_ids"].tolist(), self._model.shape.tokens
-        place = ids.index(-200)
-        prompt = torch.tensor([[*ids[:place], *[self._words] * n, *ids[place + 1 :]]])
+    def _build(self, case: Case, parts: Mapping[str, Any], attention: str) -> nn.Module:
+        from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+        found: nn.Module = LlavaForConditionalGeneration._from_config(
+            LlavaConfig(**parts), attn_implementation=attention
+        )
+        return found
+
+    def _show(self, case: Case) -> Shown:
         pixels = torch.from_numpy(case["pixel_values"])[0]
-        crop = Crop(pixels, self._model.shape.grid, Image.new("RGB", (1, 1)), (0, 0, 1, 1))
-        return Batch(("case",), (crop,), (0,), prompt, torch.ones_like(prompt), (torch.zeros(n),), ("",))
+        return Shown((Crop(pixels, self._model.shape.grid, Image.new("RGB", (1, 1)), (0, 0, 1, 1)),))
+
+    def _prompt(self, case: Case) -> Batch:
+        ids, shown = case["text_input_ids"].tolist(), self._show(case)
+        place, order = ids.index(-200), shown.slots(0)
+        prompt = torch.tensor([[*ids[:place], *[self._words] * len(order), *ids[place + 1 :]]])
+        none = tuple(torch.zeros(crop.tokens) for crop in shown.crops)
+        owner = (0,) * len(none)
+        return Batch(("case",), shown.crops, owner, prompt, torch.ones_like(prompt), (order,), none, ("",))
 
     def prefill(self, compressor: Compressor | None) -> torch.Tensor:
         shape = self._model.shape
@@ -260,6 +280,26 @@ class _Pictures(_Prompt):
 
     def cache_lengths(self) -> list[int]:
         return [layer.keys.shape[-2] for layer in self._state.cache.layers]  # type: ignore[attr-defined]
+
+
+class _Tiles(_Pictures):
+    """A LLaVA-NeXT with one picture in tiles, and without newlines, as the authors ran it."""
+
+    family = LlavaNext
+
+    def _build(self, case: Case, parts: Mapping[str, Any], attention: str) -> nn.Module:
+        from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+
+        config = LlavaNextConfig(**parts, image_grid_pinpoints=[case["image_size"].tolist()])
+        model: Any = LlavaNextForConditionalGeneration._from_config(config, attn_implementation=attention)
+        model.model.image_newline = None
+        found: nn.Module = model
+        return found
+
+    def _show(self, case: Case) -> Shown:
+        assert isinstance(self._model, LlavaNext)
+        high, wide = case["image_size"].tolist()
+        return self._model.show(torch.from_numpy(case["pixel_values"])[0], Image.new("RGB", (wide, high)))
 
 
 def _llama(case: Case) -> Any:

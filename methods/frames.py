@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..harness.contracts import Reduction, View
+from ..harness.contracts import Reduction, Refusal, View
 
 
 def frames_of(view: View) -> int:
-    """How many images each row of a view holds."""
-    return 1 if view.image is None else int(view.image.max()) + 1
+    """How many images each row of a view holds.
+
+    Raises:
+        Refusal: they are not of one size.
+    """
+    sizes = sizes_of(view)
+    if len(set(sizes)) > 1:
+        raise Refusal("takes the frames of a clip, or other pictures of one size, and these differ")
+    return len(sizes)
+
+
+def sizes_of(view: View) -> list[int]:
+    """How many tokens each image of a row has, in order."""
+    if view.image is None:
+        return [view.tokens.shape[1]]
+    numbers = view.image[0].tolist()
+    return [len(list(run)) for _, run in groupby(numbers)]
+
+
+def clips_of(view: View) -> torch.Tensor:
+    """The tokens of a view frame by frame, in float32: [samples, frames, n, dim]."""
+    size, n, dim = view.tokens.shape
+    frames = frames_of(view)
+    return view.tokens.float().reshape(size, frames, n // frames, dim)
 
 
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:

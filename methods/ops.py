@@ -10,15 +10,30 @@ import torch
 from ..harness.contracts import Reduction, View
 
 
-def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
-    """The `keep` highest scores' indices, ascending: [batch, n] to [batch, keep]. Of equals the first wins."""
+def best(scores: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+    """True at the `keep` highest scores of every row, [batch, n] to the same. Of equals the first wins.
+
+    `keep` [batch, 1] is a count for each row.
+    """
     n = scores.shape[-1]
-    if 0 < keep < n:
-        kept = torch.where(scores >= scores.topk(keep).values[..., -1:])[-1]
-        if len(kept) == keep * (scores.numel() // n):  # nothing ties with the last one kept
-            return kept.view(*scores.shape[:-1], keep)
-    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    return ranked[..., :keep].sort(dim=-1).values
+    if isinstance(keep, torch.Tensor):
+        lowest = scores.topk(max(int(keep.max()), 1))[0].gather(-1, (keep - 1).clamp(min=0))
+        wanted = int(keep.sum())
+    elif 0 < keep < n:
+        lowest, wanted = scores.topk(keep)[0].narrow(-1, keep - 1, 1), keep * scores.numel() // n
+    else:
+        return torch.full_like(scores, keep > 0, dtype=torch.bool)
+    marks = scores >= lowest
+    if marks.count_nonzero().item() == wanted:  # nothing ties with the last one kept
+        return marks
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    first = (torch.arange(n, device=scores.device) < keep).expand_as(order)
+    return torch.zeros_like(marks).scatter_(-1, order, first)
+
+
+def top(scores: torch.Tensor, keep: int) -> torch.Tensor:
+    """The `keep` highest scores' indices, ascending: [..., n] to [..., keep]. Of equals the first wins."""
+    return best(scores, keep).nonzero()[:, -1].view(*scores.shape[:-1], min(keep, scores.shape[-1]))
 
 
 def first_picks(view: View, keep: int, picks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
@@ -124,28 +139,6 @@ def behind_class_token(groups: torch.Tensor, weights: torch.Tensor, anchor: torc
     return Reduction.merge(groups, weights, anchor=anchor, normalize=False, position="renumber")
 
 
-def one_head(view: View) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of the last vision layer as PruMerge reads it: all heads as one (arXiv 2403.15388).
-
-    Of `class_query@-1` [batch, heads, d] and `keys@-1` [batch, heads, patches + 1, d], heads concatenated: the class
-    token's row after the softmax, without its own entry, [batch, patches], and keys of patches [batch, patches, dim].
-    """
-    query, keys = view["class_query@-1"].float().flatten(1), view["keys@-1"].float().transpose(1, 2).flatten(2)
-    logits = torch.einsum("bc,bnc->bn", query, keys) / query.shape[1] ** 0.5
-    return logits.softmax(-1)[:, 1:], keys[:, 1:]
-
-
-def outliers(scores: torch.Tensor) -> torch.Tensor:
-    """How many of [batch, n] lie more than 1.5 interquartile ranges above the third quartile, as PruMerge counts them.
-
-    The authors turn the count into a share and that back into a count, which may lose one to rounding; so here.
-    """
-    n = scores.shape[1]
-    low, high = scores.quantile(torch.tensor([0.25, 0.75], device=scores.device), dim=1)
-    found = (scores > (high + 1.5 * (high - low))[:, None]).sum(1)
-    return torch.tensor([int(n * (count / n)) for count in found.tolist()], device=scores.device)
-
-
 def absorb_neighbours(
     scores: torch.Tensor, metric: torch.Tensor, centres: torch.Tensor, counts: torch.Tensor, neighbours: int = 32
 ) -> Reduction:
@@ -208,72 +201,6 @@ def dpp_map(kernel: torch.Tensor) -> Iterator[torch.Tensor]:
         residual[rows, pick] = last[rows, pick] = -torch.inf
 
 
-def by_first_member(labels: torch.Tensor) -> torch.Tensor:
-    """Clusters renamed in the order of first members, without gaps: [batch, n], -1 for no cluster, to the same."""
-    size, n = labels.shape
-    place = torch.arange(n, device=labels.device).expand(size, n)
-    first = torch.full((size, n + 1), n, dtype=torch.long, device=labels.device)
-    first.scatter_reduce_(1, torch.where(labels < 0, n, labels), place, "amin")
-    rank = first[:, :n].argsort(dim=1, stable=True).argsort(dim=1)
-    return torch.where(labels < 0, -1, rank.gather(1, labels.clamp(min=0)))
-
-
-def squared_distances(points: torch.Tensor) -> torch.Tensor:
-    """Between the points of each batch row, Euclidean: [batch, n, dim] to [batch, n, n], in float32 at least."""
-    points = points if points.dtype == torch.float64 else points.float()
-    centred = points - points.mean(1, keepdim=True)  # keeps what cancels below small
-    length = centred.square().sum(-1)
-    squared = (length[:, :, None] + length[:, None] - 2 * (centred @ centred.mT)).clamp(min=0)
-    squared.diagonal(dim1=1, dim2=2).zero_()
-    return squared
-
-
-def dpc_knn(
-    points: torch.Tensor, clusters: int, neighbours: int, noise: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clustering by density peaks: every point joins the nearest of `clusters` centres, of `density_peaks`' best.
-
-    Args:
-        points: [batch, n, dim].
-        clusters: at most n.
-        neighbours, noise: of `density_peaks`.
-
-    Returns:
-        groups: [batch, n] the rank of the centre that each point joins; a centre joins itself.
-        centres: [batch, clusters] indices of points, the best first.
-    """
-    scores, distance = density_peaks(points, neighbours, noise)
-    centres = scores.sort(dim=-1, descending=True, stable=True).indices[:, :clusters]
-    to_centres = distance.gather(2, centres[:, None].expand(-1, points.shape[1], -1))
-    groups = to_centres.argmin(-1)
-    own = torch.arange(clusters, device=points.device).expand_as(centres)
-    return groups.scatter(1, centres, own), centres
-
-
-def density_peaks(points: torch.Tensor, neighbours: int, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much each point is a peak: its density times its distance to the nearest denser point (DPC-KNN).
-
-    Distances are Euclidean, divided by sqrt(dim). Density is exp(-mean squared distance to the nearest `neighbours`,
-    the point itself being one of them) plus 1e-6 `noise`, without which duplicates would be equally dense. The densest
-    point counts with the largest distance that there is.
-
-    Args:
-        points: [batch, n, dim]; computed in float32 at least.
-        neighbours: n of them at most are used.
-        noise: [batch, n] uniform draws in [0, 1).
-
-    Returns:
-        scores: [batch, n]; distance: [batch, n, n].
-    """
-    squared = squared_distances(points) / points.shape[-1]
-    nearest = squared.topk(min(neighbours, points.shape[1]), largest=False, sorted=False).values
-    density = (-nearest.mean(-1)).exp() + 1e-6 * noise
-    distance = squared.sqrt()
-    denser = density[:, None] > density[:, :, None]
-    furthest = distance.amax((1, 2), keepdim=True)
-    return torch.where(denser, distance, furthest).amin(-1) * density, distance
-
-
 def fit_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
     """The largest grid of at most `keep` cells with the shape of `grid` (at least one cell): a square stays square."""
     rows, columns = grid
@@ -288,3 +215,19 @@ def rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     """Rotary embedding of queries or keys, [..., n, d]; channel i turns with channel i + d/2."""
     first, second = tokens.chunk(2, -1)
     return tokens * cos + torch.cat([-second, first], -1) * sin
+
+
+def fold(tokens: torch.Tensor, scores: torch.Tensor, keep: int) -> Reduction:
+    """Keep the best of [batch, n, dim] tokens in order; the others, one by one, average into the most similar one."""
+    kept = top(scores, keep)
+    stays = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, kept, True)
+    others = (~stays).nonzero()[:, 1].view(len(scores), -1)
+    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
+    joined = (select(unit, others) @ select(unit, kept).mT).argmax(-1)
+    groups = torch.zeros_like(scores, dtype=torch.long).scatter_(1, others, joined)
+    groups.scatter_(1, kept, torch.arange(keep, device=kept.device).expand_as(kept))
+    # what is kept is halved by every member; a member when it joins, and by those that join later
+    members = torch.zeros_like(kept).scatter_add_(1, joined, torch.ones_like(joined))
+    later = (joined[:, :, None] == joined[:, None]).triu(1).sum(-1)
+    halvings = torch.zeros_like(groups).scatter_(1, kept, members).scatter_(1, others, later + 1)
+    return Reduction.merge(groups, 0.5**halvings, anchor=kept, normalize=False, position="keep")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import pi
+from typing import Literal
 
 import torch
 
 from ..harness.contracts import ModelShape, Reduction, Stage, View
+
+Form = Literal["half", "energy", "text"]
+Ramp = Literal["constant", "linear", "reverse_linear"]
 
 
 def pair_alike(metric: torch.Tensor, merges: int, protected: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,3 +152,62 @@ def merge_pairs(view: View, keep: int) -> Reduction:
     protected = 0 if view.class_index is None else 1
     groups, anchor = pair_alike(view["keys"].float().mean(1), view.tokens.shape[1] - protected - keep, protected)
     return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
+
+
+def pair_by_energy(
+    metric: torch.Tensor, merges: int, margin: float, form: Form, alpha: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens to merge into which: [batch, n, d] to the output row of every token and the anchor of every row.
+
+    `half` splits all tokens by the parity of their rank, `energy` only the 2 `merges` of the highest energy, and `text`
+    splits those into a higher and a lower half, with a Gaussian energy.
+    """
+    merges = max(0, min(merges, metric.shape[1] // 2))
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    alike = unit @ unit.mT
+    if form == "text":
+        width = 1 - margin
+        energy = (torch.exp(-((1 - alike) ** 2) / (2 * width**2)) / (width * (2 * pi) ** 0.5)).mean(-1)
+    else:
+        energy = torch.nn.functional.elu(alike - margin, alpha).mean(-1)
+    ranked = energy.sort(dim=-1, descending=True, stable=True).indices
+    if form == "half":
+        groups, anchor = pair_alike(unit.take_along_dim(ranked[..., None], 1), merges)
+        return torch.empty_like(ranked).scatter_(1, ranked, groups), ranked.gather(1, anchor)
+    chosen = ranked[:, : 2 * merges]
+    sources, targets = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else chosen.chunk(2, 1)
+    anchor = torch.cat([ranked[:, 2 * merges :], targets], 1)
+    groups = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
+    if merges:
+        merging, kept = (unit.take_along_dim(places[..., None], 1) for places in (sources, targets))
+        nearest = (merging @ kept.mT).argmax(-1)
+        groups.scatter_(1, sources, groups.gather(1, targets.gather(1, nearest)))
+    return groups, anchor
+
+
+def share_out(total: int, layers: int, schedule: Ramp) -> list[int]:
+    """How many of `total` merges each layer does: as many everywhere, or ever fewer, or ever more."""
+    if schedule == "constant":
+        return [total // layers + int(layer < total % layers) for layer in range(layers)]
+    first = 2 * total // layers
+    found: list[int] = []
+    for layer in range(layers):
+        found.append(min(int(first - layer * (first / layers)), total - sum(found)))
+    found[0] += total - sum(found)  # a ramp of small numbers falls short
+    return found if schedule == "linear" else found[::-1]
+
+
+def find_threshold(similarities: torch.Tensor, merges: int) -> torch.Tensor:
+    """The similarity of the first edge that is not merged where `merges` of all edges of a set are, at least 0."""
+    ranked = similarities.flatten().sort(descending=True).values
+    return ranked[min(merges, len(ranked) - 1)].clamp(min=0)
+
+
+def merge_rounds(tokens: torch.Tensor, keep: int) -> Reduction:
+    """Rounds that halve [batch, n, dim] tokens, the last one as far as is needed."""
+    whole = Reduction.identity(*tokens.shape[:2])
+    while tokens.shape[1] > keep:
+        groups, anchor = pair_alike(tokens, tokens.shape[1] - keep)
+        merged = Reduction.merge(groups, anchor=anchor, position="renumber")
+        whole, tokens = whole.then(merged), merged.apply(tokens)
+    return whole

@@ -7,8 +7,9 @@ clustered data"): crops of one photograph say little more than the photograph.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ Array = NDArray[np.float64]
 Verdict = Literal["pass", "regressed", "not enough evidence"]
 
 _DRAWS_AT_ONCE = 4_000_000  # indices drawn in one go, 32 MB
+_DRAWS_KEPT = 250_000  # 2 MB
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,55 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """An estimate, and what it would have been on resampled clusters.
+
+    Estimates over the same resamples stay paired: whatever is computed from them draw by draw has an interval.
+
+    Attributes:
+        draws: [rounds] NaN where a resample estimates something else; empty where the clusters are too few.
+    """
+
+    value: float
+    draws: Array
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The percentile interval; NaN ends where fewer than half of the draws are left."""
+        values = self.draws[~np.isnan(self.draws)]
+        if len(values) == 0 or 2 * len(values) < len(self.draws):
+            return Interval(self.value, math.nan, math.nan)
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(self.value, float(low), float(high))
+
+
+def combine(function: Callable[[Array], Array], *parts: Resampled) -> Resampled:
+    """A figure of several estimates, computed anew in every draw; without draws where a part has none.
+
+    Args:
+        function: from [..., parts] to [...].
+    """
+    value = float(function(np.array([[part.value for part in parts]]))[0])
+    if not all(len(part.draws) for part in parts):
+        return Resampled(value, np.empty(0))
+    return Resampled(value, function(np.stack([part.draws for part in parts], axis=-1)))
+
+
+def resample_means(sides: Sequence[tuple[Array, Array]], *, rounds: int = 2000, seed: int = 0) -> list[Resampled]:
+    """The mean of each side as in `cluster_bootstrap`, all over the same resamples of clusters.
+
+    Args:
+        sides: sums and counts, [clusters, bins] each; row i is the same cluster in all of them.
+
+    Raises:
+        ValueError: as in `cluster_bootstrap`, or sides of different numbers of clusters.
+    """
+    means = [_Mean(sums, counts) for sums, counts in sides]
+    if len({len(mean.sums) for mean in means}) > 1:
+        raise ValueError(f"the sides must have the same clusters, got {[len(mean.sums) for mean in means]}")
+    return _resampled(means, rounds=rounds, seed=seed) if means else []
 
 
 def cluster_bootstrap(
@@ -167,29 +218,44 @@ def _interval(sides: Sequence[_Mean | _Correlation], *, rounds: int, level: floa
     """The interval of the first side, less the second where there is one."""
     if not 0 < level < 1:
         raise ValueError(f"the level must lie between 0 and 1, got {level}")
+    first, *rest = _resampled(sides, rounds=rounds, seed=seed)
+    found = Resampled(first.value - rest[0].value, first.draws - rest[0].draws) if rest else first
+    return found.interval(level)
 
-    def statistic(weights: Array) -> Array:
-        first, *rest = (side.under(weights) for side in sides)
-        return first - rest[0] if rest else first
 
+def _resampled(sides: Sequence[_Mean | _Correlation], *, rounds: int, seed: int) -> list[Resampled]:
+    """Every side over the same resamples of clusters; without draws where one has too few clusters."""
     clusters = len(sides[0].sums)
-    value = float(statistic(np.ones((1, clusters)))[0])
+    values = [float(side.under(np.ones((1, clusters)))[0]) for side in sides]
     occupied = np.flatnonzero(np.any([side.occupied for side in sides], axis=0))
     if len(occupied) < 2 or any(side.fewest < 2 for side in sides):
-        return Interval(value, math.nan, math.nan)
+        return [Resampled(value, np.empty(0)) for value in values]
+    draws: list[list[Array]] = [[] for _ in sides]
+    for drawn in _weights(rounds, len(occupied), seed):
+        weights = np.zeros((len(drawn), clusters))
+        weights[:, occupied] = drawn
+        for side, found in zip(sides, draws, strict=True):
+            found.append(side.under(weights))
+    return [Resampled(value, np.concatenate(found)) for value, found in zip(values, draws, strict=True)]
+
+
+def _weights(rounds: int, clusters: int, seed: int) -> Iterator[Array]:
+    """Resamples of clusters, [some rounds, clusters] at a time."""
+    if rounds * clusters <= _DRAWS_KEPT:
+        yield _kept_weights(rounds, clusters, seed)
+        return
     rng = np.random.default_rng(seed)
-    step = max(1, _DRAWS_AT_ONCE // len(occupied))
-    draws = []
+    step = max(1, _DRAWS_AT_ONCE // clusters)
     for start in range(0, rounds, step):
-        weights = np.zeros((min(step, rounds - start), clusters))
-        weights[:, occupied] = _resample(rng, len(weights), len(occupied))
-        draws.append(statistic(weights))
-    values = np.concatenate(draws)
-    values = values[~np.isnan(values)]
-    if 2 * len(values) < rounds:
-        return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+        yield _resample(rng, min(step, rounds - start), clusters)
+
+
+@lru_cache(maxsize=32)
+def _kept_weights(rounds: int, clusters: int, seed: int) -> Array:
+    """Those of few clusters, kept: the cells of a task, and the same slice of each, are all resampled alike."""
+    weights = _resample(np.random.default_rng(seed), rounds, clusters)
+    weights.flags.writeable = False
+    return weights
 
 
 def _resample(rng: np.random.Generator, rounds: int, clusters: int) -> Array:

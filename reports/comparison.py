@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..harness.contracts import Budget, UserError
 from ..metrics.statistics import Interval
 from ..results.records import ILLUSTRATIVE_BELOW
 from ..results.store import Cell, MetricInfo, ResultsFolder
-from .pairing import Scored, bins_of, pair
+from .flips import Flips, find_flips
+from .pairing import pair
+from .scores import scored
+
+PLACE = ("task", "model", "model_revision", "dtype", "attention", "device")
+"""What two cells must have in common to be compared."""
+ANSWERED = ("vqa", "video_qa")
+Places = dict[tuple[object, ...], list[Cell]]
+"""Cells by what `PLACE` names; several of one place are seeds."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Comparison:
     """b - a under one metric of one task; `difference` is None where the two cannot be compared, and `note` says why.
 
     `verdict` is `a is better`, `b is better`, `tie` (the interval holds 0), `illustrative` (fewer than 30 clusters) or
-    `not comparable`.
+    `not comparable`. `flips` are there for answers, of methods without several seeds.
     """
 
     task: str
@@ -35,9 +44,10 @@ class Comparison:
     n_clusters: int
     verdict: str
     note: str = ""
+    flips: Flips | None = None
 
     def row(self) -> dict[str, object]:
-        """A flat, JSON-ready mapping; what is not known is None."""
+        """A JSON-ready mapping; what is not known is None."""
         ends = self.difference or Interval(math.nan, math.nan, math.nan)
         numbers = {"a": self.a, "b": self.b, "difference": ends.value, "ci_low": ends.low, "ci_high": ends.high}
         return {
@@ -52,6 +62,8 @@ class Comparison:
             "n_clusters": self.n_clusters,
             "verdict": self.verdict,
             "note": self.note or None,
+            "mcnemar": asdict(self.flips.mcnemar) if self.flips and self.flips.mcnemar else None,
+            "flips": self.flips.to_json() if self.flips else None,
         }
 
 
@@ -72,16 +84,25 @@ def compare_cells(folder: ResultsFolder, a: str, b: str) -> list[Comparison]:
     left, right = _select(folder, a), _select(folder, b)
     places = [p for p in left if p in right]
     if not places:
-        there, here = (sorted({c.task for cells in side.values() for c in cells}) for side in (left, right))
-        raise UserError(
-            f"{a} and {b} have no task, model and setting in common: "
-            f"{a} ran on {', '.join(there)}, {b} on {', '.join(here)}."
-        )
+        raise UserError(f"{a} and {b} have no task, model and setting in common: {_apart(a, left, b, right)}.")
     return [c for place in places for c in _compare(folder, left[place], right[place])]
 
 
-def _select(folder: ResultsFolder, selector: str) -> dict[tuple[object, ...], list[Cell]]:
-    """The cells of a selector by task, model and setting; several of one place are seeds."""
+def _apart(a: str, left: Places, b: str, right: Places) -> str:
+    """What keeps two selections apart: the tasks, or where these agree the fields that differ."""
+    tasks = [list(dict.fromkeys(place[0] for place in side)) for side in (left, right)]
+    if not set(tasks[0]) & set(tasks[1]):
+        there, here = (", ".join(map(str, side)) for side in tasks)
+        return f"{a} ran on {there}, {b} on {here}"
+    nearest = min(
+        ((p, q) for p in left for q in right), key=lambda pair: sum(x != y for x, y in zip(*pair, strict=True))
+    )
+    fields = [(name, x, y) for name, x, y in zip(PLACE, *nearest, strict=True) if x != y]
+    return "; ".join(f"{name} is {x} of {a} and {y} of {b}" for name, x, y in fields)
+
+
+def _select(folder: ResultsFolder, selector: str) -> Places:
+    """The cells of a selector by task, model and setting."""
     cells = folder.cells()
     label, budget = _parse(selector)
     wanted = (budget.value, budget.unit) if budget else (None, None)
@@ -93,9 +114,9 @@ def _select(folder: ResultsFolder, selector: str) -> dict[tuple[object, ...], li
     if len({c.budget_convention for c in found}) > 1:
         conventions = ", ".join(sorted(str(c.budget_convention) for c in found))
         raise UserError(f"{selector!r} fits several budget conventions ({conventions}): use two folders.")
-    places: dict[tuple[object, ...], list[Cell]] = {}
+    places: Places = {}
     for c in found:
-        places.setdefault((c.task, c.model, c.model_revision, c.dtype, c.attention, c.device), []).append(c)
+        places.setdefault(tuple(getattr(c, name) for name in PLACE), []).append(c)
     return places
 
 
@@ -105,8 +126,13 @@ def _parse(selector: str) -> tuple[str, Budget | None]:
 
 
 def _compare(folder: ResultsFolder, a: Sequence[Cell], b: Sequence[Cell]) -> list[Comparison]:
-    others = {m.name: m for m in b[0].metrics}
-    return [_one(folder, a, b, m, others[m.name]) for m in a[0].metrics if m.name in others]
+    ours, theirs = ({m.name: m for m in side[0].metrics} for side in (a, b))
+    shared = [name for name in ours if name in theirs]
+    if not shared:
+        names = " and ".join(", ".join(metrics) for metrics in (ours, theirs))
+        about = a[0].task, a[0].model, names, None, "", True
+        return [_not_comparable(about, f"the metrics differ: {names}; sweep both cells again")]
+    return [_one(folder, a, b, ours[name], theirs[name]) for name in shared]
 
 
 def _one(
@@ -115,30 +141,47 @@ def _one(
     protocol = ours.protocol if ours.protocol == theirs.protocol else None
     about = a[0].task, a[0].model, ours.name, protocol, ours.unit, ours.higher_is_better
     if protocol is None:
-        note = f"the protocols differ: {ours.protocol!r} and {theirs.protocol!r}; sweep both cells again"
-        return Comparison(*about, None, None, None, 0, 0, "not comparable", note)
-    left, right = ([_scored(folder, c, ours) for c in side] for side in (a, b))
-    got = pair(left, right)
+        return _not_comparable(about, f"{_protocols(ours.protocol, theirs.protocol)}; sweep both cells again")
+    stored = [[folder.records(c.work_id) for c in side] for side in (a, b)]
+    left, right = ([scored(c, ours, r) for c, r in zip(*s, strict=True)] for s in zip((a, b), stored, strict=True))
+    got, note = pair(left, right), _samples(a, b)
+    other = sum(i in right[0] and s.source != right[0][i].source for i, s in left[0].items())
+    changed = f"{other} samples hold other data in the two cells under the same id" if other else ""
     if got is None:
-        return Comparison(*about, None, None, None, 0, 0, "not comparable", "no sample is scored in both")
+        return _not_comparable(about, "; ".join(filter(None, ["no sample is scored in both", note, changed])))
     d = got.difference
     asked = {i for c in (*a, *b) for i in c.sample_ids}
-    note = f"{got.n_samples} of {len(asked)} samples are scored in both" if got.n_samples < len(asked) else ""
+    if got.n_samples < len(asked):
+        few = f"{got.n_samples} of {len(asked)} samples are scored in both"
+        note = "; ".join(filter(None, [few, note, changed]))
     if got.n_clusters < ILLUSTRATIVE_BELOW:
         verdict = "illustrative"
     elif d.low <= 0 <= d.high:
         verdict = "tie"
     else:
         verdict = "b is better" if (d.low > 0) == ours.higher_is_better else "a is better"
-    return Comparison(*about, got.a, got.b, d, got.n_samples, got.n_clusters, verdict, note)
+    flips = None
+    if a[0].family in ANSWERED and ours.family != "evidence":
+        if len(a) == len(b) == 1:
+            records = stored[0][0], stored[1][0]
+            flips = find_flips(left[0], right[0], records, higher_is_better=ours.higher_is_better)
+        else:
+            note = "; ".join(filter(None, [note, "seeds are averaged, so no sample flips"]))
+    return Comparison(*about, got.a, got.b, d, got.n_samples, got.n_clusters, verdict, note, flips)
 
 
-def _scored(folder: ResultsFolder, cell: Cell, metric: MetricInfo) -> dict[str, Scored]:
-    stored = folder.records(cell.work_id)
-    found = {}
-    for i in cell.sample_ids:
-        score = stored[i].scores.get(metric.name) if i in stored else None
-        if score is not None and score.protocol == metric.protocol:
-            items = [(v, dict(s)) for v, s in score.items]
-            found[i] = Scored(stored[i].cluster_id, bins_of(items, metric.mean_over))
-    return found
+def _not_comparable(about: tuple[str, str | None, str, str | None, str, bool], note: str) -> Comparison:
+    return Comparison(*about, None, None, None, 0, 0, "not comparable", note)
+
+
+def _protocols(a: str, b: str) -> str:
+    """Two protocol ids, and the parts of them that differ."""
+    left, right = ([p.strip() for p in re.split(r"[,;/]", side)] for side in (a, b))
+    parts = [", ".join(p for p in one if p not in other) or "nothing" for one, other in ((left, right), (right, left))]
+    return f"the protocols differ in {parts[0]} against {parts[1]}: {a!r} and {b!r}"
+
+
+def _samples(a: Sequence[Cell], b: Sequence[Cell]) -> str:
+    """That the two were asked different subsets; empty where they were not."""
+    subsets = ["+".join(sorted({c.subset for c in side})) for side in (a, b)]
+    return f"the subsets differ: {subsets[0]} and {subsets[1]}" if subsets[0] != subsets[1] else ""

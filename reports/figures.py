@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
+from .face import plain_face
 from .pareto import front
 from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
 from .ranking import BUDGET, SERIES, as_rows, missing
@@ -29,7 +34,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
 DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
-FORMATS = ("svg", "png", "pdf")
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -115,7 +119,7 @@ def _draw_one(
     points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
 
     def paint(axes: Axes) -> None:
-        _floors(axes, points, cost)
+        floor_band(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
             _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
@@ -130,30 +134,47 @@ def _draw_one(
     return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
 
 
-def write(paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str]) -> str:
+def write(
+    paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str], *, height: float = 4.0,
+    wrap: int = 100,
+) -> str:  # fmt: skip
     """Write a figure in all formats, the same bytes for the same figure, and return its SVG made fit for a page.
 
     Args:
         paint: draws on the axes; a legend names what it labels.
         about: small print above the axes, since a file for a paper leaves the page.
         titles: texts to hover on, by the id of what they belong to.
+        height: in inches, where the width is 5.6; wrap: letters in a line of the small print.
     """
+    face = plain_face()
     settings: Any = {**STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
-        canvas = Canvas(figsize=(5.6, 4.0), layout="constrained")
+        canvas = Canvas(figsize=(5.6, height), layout="constrained")
         axes = canvas.subplots()
         paint(axes)
-        axes.set_title(textwrap.fill(about, 100), loc="left", fontsize=7, alpha=0.7)
+        axes.set_title(textwrap.fill(about, wrap), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
         canvas.legend(
             loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
         )
-        canvas.draw_without_rendering()
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # makes them, so that they are found
+        for text in canvas.findobj(Text):
+            text.get_fontproperties().set_file(face)
+        if layout := canvas.get_layout_engine():
+            layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, for three formats
-        for form in FORMATS:
-            metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-            canvas.savefig(out / f"{stem}.{form}", dpi=150, metadata=metadata)
+        _save(canvas, out / stem)
     return inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, titles)
+
+
+def _save(canvas: Canvas, stem: Path) -> None:
+    """Each format by its own backend: `savefig` would write the same bytes, and draw everything twice to do so."""
+    path = {form: f"{stem}.{form}" for form in ("svg", "png", "pdf")}
+    FigureCanvasSVG(canvas).print_svg(path["svg"], metadata={"Date": None})
+    FigureCanvasPdf(canvas).print_pdf(path["pdf"], metadata={"CreationDate": None})
+    canvas.dpi = 150
+    FigureCanvasAgg(canvas).print_png(path["png"])
 
 
 def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:
@@ -220,7 +241,7 @@ def _front(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     )  # fmt: skip
 
 
-def _floors(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
+def floor_band(axes: Axes, points: list[dict[str, Any]], cost: str) -> None:
     """From the lowest to the highest end of the floors' intervals, budget by budget."""
     groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
     for row in points:
@@ -258,13 +279,18 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
 
 def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cost: str) -> None:
     costs = [float(r[cost]) for r in points]
-    if min(costs) > 0 and max(costs) / min(costs) > 6:
+    cost_axis(axes, cost, log=min(costs) > 0 and max(costs) / min(costs) > 6)
+    score_axis(axes, first)
+
+
+def cost_axis(axes: Axes, cost: str, *, log: bool) -> None:
+    """The axis of a cost, and which way is better."""
+    if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
     axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
-    score_axis(axes, first)
 
 
 def score_axis(axes: Axes, row: dict[str, Any]) -> None:

@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..harness.contracts import UserError
-from ..results.records import ILLUSTRATIVE_BELOW
-from ..results.store import ResultsFolder, write_atomically
-from . import evidence, figures, printed, ranking, tables
+from ..results.records import ILLUSTRATIVE_BELOW, SampleRecord
+from ..results.store import Cell, write_atomically
+from . import (
+    evidence,
+    figures,
+    latency,
+    margins,
+    printed,
+    ranking,
+    retention,
+    retention_curves,
+    retention_figure,
+    retention_tables,
+    tables,
+)
+from .scores import Resamples, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +49,12 @@ class Excerpt:
 
 
 def write_report(
-    cells: pd.DataFrame, runs: Sequence[Mapping[str, Any]], out: Path, *, excerpts: Sequence[Excerpt] = ()
+    cells: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    excerpts: Sequence[Excerpt] = (),
+    scores: Scores | None = None,
 ) -> Path:
     """Write `out/index.html`, `out/figures/` (SVG, PNG, PDF) and `out/tables/` (CSV, Markdown); return the page.
 
@@ -45,29 +63,40 @@ def write_report(
     Args:
         cells: the table of `results.aggregate.table`.
         runs: what each run recorded of itself, oldest first.
-        excerpts: from `collect_excerpts`.
+        excerpts: from `excerpts_of`.
+        scores: from `scores.scores_of`; without them margins have no interval, and nothing is said of retention.
 
     Raises:
         UserError: nothing has been scored, or the folder cannot be written.
     """
     ranked = ranking.rank(cells)
+    retained: list[retention.Retention] = []
+    if scores is not None:
+        resamples = Resamples(scores)
+        ranked, retained = margins.with_intervals(ranked, resamples), retention.measure(ranked, resamples)
     try:
         drawn = figures.draw(ranked, out / "figures")
         explained = evidence.explain(ranked, cells, out / "figures")
-        tables.write_tables(ranked, cells, out / "tables")
+        kept = retention_figure.draw(retained, figures.styles(ranked), out / "figures")
+        timed = latency.explain(ranked, out / "figures")
+        sections = tables.sections(ranked, cells)
+        tables.write_tables(ranked, cells, sections, out / "tables")
+        retention_tables.write(retained, out / "tables")
+        latency.write_tables(timed, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(ranked, cells, runs, drawn, explained, excerpts))
+        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
 
 
 def render(
-    ranked: pd.DataFrame,
-    cells: pd.DataFrame,
+    sections: Sequence[tables.Section],
     runs: Sequence[Mapping[str, Any]],
     drawn: Sequence[figures.Figure],
     explained: Sequence[evidence.Evidence],
+    kept: Sequence[retention_figure.Drawn],
+    timed: Sequence[latency.Latency],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -81,12 +110,16 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost}
+    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost, "megabytes": latency.megabytes}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
-        sections=tables.sections(ranked, cells),
+        sections=sections,
         figures=[(figure, Markup(figure.svg)) for figure in drawn],  # noqa: S704  (made here, its texts escaped)
         evidence=[(part, Markup(part.figure.svg)) for part in explained],  # noqa: S704
+        retention=[(of, [(scope, f, Markup(f.svg) if f else None) for scope, f in parts]) for of, parts in kept],  # noqa: S704
+        shares=retention_curves.SHARES,
+        latency=[(part, [(f, Markup(f.svg)) for f in part.figures]) for part in timed],  # noqa: S704
+        phases=latency.PHASES,
         runs=list(reversed(runs)),
         excerpts=excerpts,
         cost_names=printed.COSTS,
@@ -98,19 +131,19 @@ def render(
     )
 
 
-def collect_excerpts(folder: ResultsFolder) -> list[Excerpt]:
-    """The first failures of every cell, and the first answers of every cell that answers questions."""
-    found = []
-    for cell in folder.cells():
-        stored = folder.records(cell.work_id)
-        records = [stored[i] for i in cell.sample_ids if i in stored]
-        failed = [r for r in records if r.status in ("failed", "bad_input")][:FAILURES]
-        said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
-        for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
-            text = (record.error or record.prediction or "")[:400]
-            budget = cell.budget or "all"
-            found.append(Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text))
-    return found
+def excerpts_of(cell: Cell, stored: Mapping[str, SampleRecord]) -> Iterator[Excerpt]:
+    """The first failures of a cell, and its first answers where it answers questions.
+
+    Args:
+        stored: the records of its work by sample.
+    """
+    records = [stored[i] for i in cell.sample_ids if i in stored]
+    failed = [r for r in records if r.status in ("failed", "bad_input")][:FAILURES]
+    said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
+    for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
+        text = (record.error or record.prediction or "")[:400]
+        budget = cell.budget or "all"
+        yield Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text)
 
 
 def provenance(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

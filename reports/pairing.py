@@ -1,8 +1,9 @@
-"""Two cells on the same samples: sums and counts whose rows are the same clusters, ready for a paired interval."""
+"""Cells on the same samples: sums and counts whose rows are the same clusters, ready for paired intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,37 @@ Bins = dict[str, tuple[float, int]]
 """Sum and count of a sample's items under one metric, by bin."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """What one metric said of one sample."""
+    """What one metric said of one sample; `fingerprint` tells whether two cells saw the same sample by that id."""
 
     cluster_id: str
     bins: Bins
+    fingerprint: str = ""
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """What must be equal for two scores to be those of one sample."""
+        return self.cluster_id, self.fingerprint
+
+
+Side = Sequence[dict[str, Scored]]
+"""Samples by id, a mapping per seed."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sides on the same samples: sums and counts, [clusters, bins] each, the seeds of a side added up."""
+
+    samples: tuple[str, ...]
+    clusters: tuple[str, ...]
+    sides: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
+
+    @property
+    def seed(self) -> int:
+        """Of the resamples: the same for the same clusters, so that tasks about the same pictures are resampled alike
+        and all others independently of each other."""
+        return zlib.crc32("\0".join(self.clusters).encode())
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,7 @@ class Pairing:
     identical: bool
 
 
-def bins_of(items: Iterable[tuple[float, dict[str, str]]], mean_over: str) -> Bins:
+def bins_of(items: Iterable[tuple[float, Mapping[str, str]]], mean_over: str) -> Bins:
     """A sample's items as sums and counts; items without the slice that is averaged over are left out."""
     found: Bins = {}
     for value, slices in items:
@@ -53,29 +79,40 @@ def bins_of(items: Iterable[tuple[float, dict[str, str]]], mean_over: str) -> Bi
     return found
 
 
-def pair(a: Sequence[dict[str, Scored]], b: Sequence[dict[str, Scored]], *, seed: int = 0) -> Pairing | None:
+def pair(a: Side, b: Side) -> Pairing | None:
     """b - a over the samples that every part of both sides has scored; None where there is none.
 
     Args:
         a, b: samples by id, a mapping per seed; the seeds of a side are averaged.
     """
-    shared = sorted(set.intersection(*(set(part) for part in (*a, *b))))
-    shared = [i for i in shared if any(part[i].bins for part in (*a, *b))]
-    if not shared:
+    table = tabulate([a, b])
+    if table is None:
         return None
-    clusters = sorted({a[0][i].cluster_id for i in shared})
-    bins = sorted({name for part in (*a, *b) for i in shared for name in part[i].bins})
-    sides = [_arrays(side, shared, clusters, bins) for side in (a, b)]
-    (a_sums, a_counts), (b_sums, b_counts) = sides
-    difference = paired_difference(a_sums, a_counts, b_sums, b_counts, seed=seed)
+    (a_sums, a_counts), (b_sums, b_counts) = table.sides
+    difference = paired_difference(a_sums, a_counts, b_sums, b_counts, seed=table.seed)
     return Pairing(
-        _mean(a_sums, a_counts), _mean(b_sums, b_counts), difference, len(shared), len(clusters),
-        all(_same(p[i].bins, q[i].bins) for p in a for q in b for i in shared),
+        _mean(a_sums, a_counts), _mean(b_sums, b_counts), difference, len(table.samples), len(table.clusters),
+        all(_same(p[i].bins, q[i].bins) for p in a for q in b for i in table.samples),
     )  # fmt: skip
 
 
+def tabulate(sides: Sequence[Side]) -> Table | None:
+    """The sides over the samples that every part of all of them has scored; None where there is none.
+
+    Samples of one id and different content are not the same, and are left out.
+    """
+    parts = [part for side in sides for part in side]
+    shared = sorted(set.intersection(*(set(part) for part in parts)))
+    shared = [i for i in shared if len({part[i].source for part in parts}) == 1 and any(p[i].bins for p in parts)]
+    if not shared:
+        return None
+    clusters = sorted({parts[0][i].cluster_id for i in shared})
+    bins = sorted({name for part in parts for i in shared for name in part[i].bins})
+    return Table(tuple(shared), tuple(clusters), tuple(_arrays(side, shared, clusters, bins) for side in sides))
+
+
 def _arrays(
-    side: Sequence[dict[str, Scored]], shared: list[str], clusters: list[str], bins: list[str]
+    side: Side, shared: list[str], clusters: list[str], bins: list[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     row, column = {c: i for i, c in enumerate(clusters)}, {b: i for i, b in enumerate(bins)}
     sums, counts = np.zeros((len(clusters), len(bins))), np.zeros((len(clusters), len(bins)))

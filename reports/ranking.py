@@ -27,6 +27,7 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
         ceiling: the untouched cell's value, same metric and protocol; NaN where there is none.
         floor_label, floor_value: the best floor at the same budget, averaged over its seeds.
         margin: how far the value is better than the best floor, in units of the metric, positive is better.
+        margin_low, margin_high: NaN here; `margins.with_intervals` knows them from the samples.
         rank: 1 plus the number of cells at the same budget whose intervals lie wholly on the better side; NaN where
             unranked. Cells of overlapping intervals are ties.
         tied: shares its rank.
@@ -69,14 +70,16 @@ def number(value: object) -> float:
     return math.nan if missing(value) else float(value)  # type: ignore[arg-type]
 
 
-def _group(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> dict[Key, list[dict[str, Any]]]:
+def group(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> dict[Key, list[dict[str, Any]]]:
+    """Rows by what these columns hold."""
     groups: dict[Key, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(_key(row, columns), []).append(row)
+        groups.setdefault(key_of(row, columns), []).append(row)
     return groups
 
 
-def _key(row: dict[str, Any], columns: Sequence[str]) -> Key:
+def key_of(row: dict[str, Any], columns: Sequence[str]) -> Key:
+    """What these columns hold in a row; None where it is missing."""
     return tuple(None if missing(row[c]) else row[c] for c in columns)
 
 
@@ -97,22 +100,23 @@ def _why_unranked(row: dict[str, Any]) -> str:
 
 
 def _set_ceilings(rows: list[dict[str, Any]]) -> None:
-    untouched = _group((r for r in rows if r["kind"] == "untouched" and not missing(r["value"])), SERIES)
+    untouched = group((r for r in rows if r["kind"] == "untouched" and not missing(r["value"])), SERIES)
     for row in rows:
-        found = untouched.get(_key(row, SERIES))
+        found = untouched.get(key_of(row, SERIES))
         row["ceiling"] = fmean(r["value"] for r in found) if found else math.nan
 
 
 def _set_floors(rows: list[dict[str, Any]]) -> None:
     """The best floor of every budget; only complete ones count."""
     able = (r for r in rows if r["floor"] and r["status"] == "complete" and not missing(r["value"]))
-    floors = _group(able, [*SERIES, *BUDGET])
+    floors = group(able, [*SERIES, *BUDGET])
     for row in rows:
         row |= {"floor_label": None, "floor_value": math.nan, "margin": math.nan}
-        found = floors.get(_key(row, [*SERIES, *BUDGET]))
+        row |= {"margin_low": math.nan, "margin_high": math.nan}
+        found = floors.get(key_of(row, [*SERIES, *BUDGET]))
         if row["floor"] or row["kind"] == "untouched" or not found:
             continue
-        means = {label: fmean(r["value"] for r in seeds) for (label,), seeds in _group(found, ["label"]).items()}
+        means = {label: fmean(r["value"] for r in seeds) for (label,), seeds in group(found, ["label"]).items()}
         row["floor_label"] = max(means, key=lambda label: row["sign"] * means[label])
         row["floor_value"] = means[row["floor_label"]]
         row["margin"] = row["sign"] * (row["value"] - row["floor_value"])
@@ -121,11 +125,11 @@ def _set_floors(rows: list[dict[str, Any]]) -> None:
 def _set_ranks(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         row |= {"rank": math.nan, "tied": False}
-    for group in _group((r for r in rows if not r["unranked"]), [*SERIES, *BUDGET]).values():
-        for row in group:
-            row["rank"] = 1 + sum(_is_clearly_better(other, row) for other in group)
-        for row in group:
-            row["tied"] = sum(other["rank"] == row["rank"] for other in group) > 1
+    for rivals in group((r for r in rows if not r["unranked"]), [*SERIES, *BUDGET]).values():
+        for row in rivals:
+            row["rank"] = 1 + sum(_is_clearly_better(other, row) for other in rivals)
+        for row in rivals:
+            row["tied"] = sum(other["rank"] == row["rank"] for other in rivals) > 1
 
 
 def _is_clearly_better(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..results.aggregate import write_cells
 from ..results.store import ResultsFolder
-from .leaderboard import collect_excerpts, write_report
+from .leaderboard import Excerpt, excerpts_of, write_report
+from .scores import Scores, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,4 +23,10 @@ def report_folder(path: Path) -> tuple[Path, pd.DataFrame]:
     folder = ResultsFolder(path)
     runs = folder.runs()
     cells = write_cells(folder)
-    return write_report(cells, runs, path / "report", excerpts=collect_excerpts(folder)), cells
+    excerpts: list[Excerpt] = []
+    scores: Scores = {}
+    for cell in folder.cells():  # in one reading
+        stored = folder.records(cell.work_id)
+        excerpts += excerpts_of(cell, stored)
+        scores |= scores_of(cell, stored)
+    return write_report(cells, runs, path / "report", excerpts=excerpts, scores=scores), cells

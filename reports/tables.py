@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..metrics.statistics import Interval
 from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost, text
 from .ranking import as_rows, missing, number, rank, sentence
 
@@ -39,7 +40,7 @@ class Entry:
     estimate: Estimate
     illustrative: bool
     ceiling: float
-    margin: float
+    margin: Interval
     floor_label: str | None
     rank: int | None
     tied: bool
@@ -163,7 +164,8 @@ def _row(
     for r in records:
         column = next(c for c in columns if (c.metric, c.protocol) == (r["metric"], r["protocol"]))
         entries[column] = Entry(
-            Estimate.of(r), bool(r["illustrative"]), r["ceiling"], r["margin"], text(r["floor_label"]) or None,
+            Estimate.of(r), bool(r["illustrative"]), r["ceiling"],
+            Interval(r["margin"], r["margin_low"], r["margin_high"]), text(r["floor_label"]) or None,
             None if math.isnan(r["rank"]) else int(r["rank"]), bool(r["tied"]), r["unranked"],
         )  # fmt: skip
     return Row(
@@ -195,6 +197,8 @@ def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
         found.append(f"not comparable: {', '.join(whole)} (defined on the whole set)")
     if not missing(first.get("n_alone")):
         found.append(f"{int(first['n_flips'])} of {int(first['n_alone'])} answers are others when asked one by one")
+    if not missing(first["latency_error"]):
+        found.append(f"not timed: {first['latency_error']}")
     for status in dict.fromkeys(r["status"] for r in records):
         if status == "partial":
             found.append("partial: samples are still missing")
@@ -212,7 +216,7 @@ def _slice(r: dict[str, Any], varying: Sequence[str]) -> SliceRow:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[Path]:
+def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, leaderboard: Sequence[Section], out: Path) -> list[Path]:
     """`cells.csv` (every row, slices included, numbers in full), `leaderboard.csv` (headline rows with ceiling, margin
     and rank), and a Markdown table per task."""
     out.mkdir(parents=True, exist_ok=True)
@@ -220,7 +224,7 @@ def write_tables(ranked: pd.DataFrame, cells: pd.DataFrame, out: Path) -> list[P
     cells.to_csv(written[0], index=False)
     ranked.drop(columns="sign").to_csv(written[1], index=False)
     stems: set[str] = set()
-    for section in sections(ranked, cells):
+    for section in leaderboard:
         path = out / f"{new_stem(stems, section.task, section.subset)}.md"
         path.write_text(markdown(section), encoding="utf-8")
         written.append(path)
@@ -233,10 +237,15 @@ def markdown(section: Section) -> str:
     lines = [f"# {section.task} ({section.subset})", ""]
     if section.caution:
         lines += [section.caution, ""]
-    lines += ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    lines += markdown_table(head, rows)
     lines += [""] + [f"- {c.metric}: {c.better}; protocol {_cell(c.protocol)}" for c in section.columns]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; what would be markup in a cell is escaped."""
+    lines = ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head)]
+    return lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
 
 
 def _cell(text: str) -> str:

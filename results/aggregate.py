@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlation
 from .aggregation import bootstrap, find
 from .groups import by_cell, group_rows
+from .latency import latency_columns
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
@@ -79,7 +80,8 @@ def _ground(cell: Cell) -> tuple[object, ...]:
 def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecord]) -> Iterator[dict[str, object]]:
     stored = folder.records(cell.work_id)
     records = [stored[i] for i in cell.sample_ids if i in stored]
-    shared = _identity(cell) | _counts(records) | _costs(records) | _latency(folder.latencies(cell.work_id))
+    timed = latency_columns(folder.latencies(cell.work_id), cell, records)
+    shared = _identity(cell) | _counts(records) | _costs(records) | timed
     for metric in cell.metrics:
         usable = [r for r in records if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
         status = _status(cell, records, metric)
@@ -150,20 +152,8 @@ def _costs(records: Sequence[SampleRecord]) -> dict[str, object]:
         "tokens_mean": _mean(fmean(n) for n in layers),
         "tokens_kv": _mean(r.tokens_kv for r in done),
         "bits_per_pixel": _mean(r.bits / r.pixels for r in done if r.bits is not None and r.pixels),
+        "kv_bytes": _mean(r.kv_bytes for r in done),
         "flops": _mean(r.flops for r in done),
-    }
-
-
-def _latency(lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-    first = [t for t in lines if t["quantity"] == "latency"]
-    later = [t for t in lines if t["quantity"] == "tpot"]
-    memory = [t["peak_memory_bytes"] for t in lines if t.get("peak_memory_bytes") is not None]
-    ratios = [t["ratio"] for t in first if t.get("ratio") is not None]
-    return {
-        "latency_ms": median(t["median_ms"] for t in first) if first else None,
-        "latency_ratio": median(ratios) if ratios else None,
-        "tpot_ms": median(t["median_ms"] for t in later) if later else None,
-        "peak_memory_bytes": max(memory) if memory else None,
     }
 
 

@@ -19,7 +19,13 @@ COLUMNS: tuple[str, ...] = (
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
     "diagnostic", "metric_family", "loss_correlation", "loss_correlation_low", "loss_correlation_high",
-    "loss_correlation_n", "loss_correlation_clusters", "comparable", "n_alone", "n_flips",
+    "loss_correlation_n", "loss_correlation_clusters", "comparable", "n_alone", "n_flips", "kv_bytes",
+    "latency_q1_ms", "latency_q3_ms", "latency_ratio_q1", "latency_ratio_q3",
+    "tpot_q1_ms", "tpot_q3_ms", "tpot_ratio", "tpot_ratio_q1", "tpot_ratio_q3",
+    "vision_ms", "vision_q1_ms", "vision_q3_ms", "compressor_ms", "compressor_q1_ms", "compressor_q3_ms",
+    "prefill_ms", "prefill_q1_ms", "prefill_q3_ms",
+    "latency_device", "latency_rounds", "latency_samples", "latency_error",
+    "answer_tokens", "break_even_tokens", "break_even_reason",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
@@ -27,7 +33,15 @@ clusters, `diagnostic` a method that knows what no method can know, `metric_fami
 explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
 `_clusters` clusters, with its interval. `comparable` is false for a figure of a subset that is only defined on the
 whole set (a sum, a fixed denominator). `n_alone` counts answers of a batch that were asked for again one by one, where
-the dtype makes no promise, and `n_flips` those that came out otherwise."""
+the dtype makes no promise, and `n_flips` those that came out otherwise. `kv_bytes` is the mean size of the cache after
+prefill, as executed.
+
+What the latency probe found at batch size 1, median over the samples that it timed of median and quartiles (`q1`, `q3`)
+over its rounds: `latency_ms` to the first token, apart from that its phases `vision_ms`, `compressor_ms` and
+`prefill_ms` (which add up to it as far as the machine was steady), and `tpot_ms` per output token; ratios are to full
+tokens in the same round. `latency_error` says why a cell could not be timed, on some sample at least;
+`break_even_tokens` how many visual tokens must be saved for choosing to pay, for an answer of `answer_tokens` tokens
+(see `break_even.py`), or `break_even_reason` why no number does."""
 
 ILLUSTRATIVE_BELOW = 30
 """Cells of fewer clusters (source pictures or clips) are shown, marked and never ranked."""
@@ -51,7 +65,8 @@ class SampleRecord:
     """What happened to one sample in one cell.
 
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
-    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean.
+    ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean;
+    `kv_bytes` is the size of that cache, text tokens included.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers. `evidence` has an
     entry for each patch that holds a part of what the answer rests on. `alone` is the answer without the others of its
     batch, where that was asked for.
@@ -67,6 +82,7 @@ class SampleRecord:
     tokens_per_layer: tuple[int, ...] | None = None
     tokens_kv: float | None = None
     text_tokens: int | None = None
+    kv_bytes: int | None = None
     kept_indices: tuple[object, ...] | None = None
     bits: int | None = None
     pixels: int | None = None

@@ -33,10 +33,28 @@ def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_
     assert "needs the signal class_token and the signal class_attention@-2" in error
 
 
-def test_flops_of_a_family_need_no_weights(folder, here):
+@pytest.mark.parametrize(("ref", "full"), [("OpenGVLab/InternVL3-8B-hf", 256), ("Qwen/Qwen3-VL-8B-Instruct", 576)])
+def test_flops_of_a_family_need_no_weights(folder, here, ref, full):
     code, out, error = here(
-        "cost", "--model", "OpenGVLab/InternVL3-8B-hf", "--method", "none", "--method", "divprune", "--budget", "64",
-        "--json", cwd=folder,
+        "cost", "--model", ref, "--method", "none", "--method", "divprune", "--budget", "64", "--json", cwd=folder,
     )  # fmt: skip
     assert code == 0, error
-    assert [row["tokens_entering"] for row in json.loads(out)] == [256, 64]
+    assert [row["tokens_entering"] for row in json.loads(out)] == [full, 64]
+
+
+def test_every_family_is_swept_by_its_folder_alone(folder, here):
+    names = list(families.FAMILIES)
+    models = [word for name in names for word in ("--model", name)]
+    code, _, error = here(
+        "sweep", "--task", "images_qa", "--data", "images_qa=data", *models, "--method", "divprune", "--method",
+        "fastv", "--budget", "60%", "--no-floors", "--limit", "2", "--out", "all", cwd=folder,
+    )  # fmt: skip
+    assert code == 0, error
+    cells = pd.read_parquet(folder / "all" / "cells.parquet")
+    cells = cells[(cells.metric == "vqa_match") & cells.slice.isna()].set_index(["model", "method"])
+    for name in names:
+        none, cut = cells.loc[(name, "none")], cells.loc[(name, "divprune")]
+        assert {cells.loc[(name, method)].n_failed for method in ("none", "divprune", "fastv")} == {0}
+        assert none.tokens_mean == none.tokens_full > cut.tokens_mean
+        assert none.flops > cells.loc[(name, "fastv")].flops
+        assert none.tokens_kv == none.tokens_mean

@@ -86,7 +86,7 @@ def closed_form(
     per_layer = llm.prefill_layers(text_tokens, counts, places)
     return Flops(
         vision=sum(number * sum(tower.layers(one)) for one, number in Counter(each).items()),
-        projector=projector_flops(config, projected(each, counts[0])),
+        projector=projector_flops(config, projected(tower, each, counts[0])),
         compressor=selector
         + _signals(config, each, text_tokens, counts, behind=behind, segments=segments, encoder=encoder),
         prefill=sum(per_layer) + llm.head(),
@@ -214,18 +214,19 @@ def kv_bytes(config: PretrainedConfig, dtype: str, text_tokens: int, visual_toke
     return 2 * DTYPE_BYTES[dtype] * Llm.of(config).groups * tokens
 
 
-def projected(each: Sequence[Schedule], entering: int) -> int:
+def projected(tower: Tower, each: Sequence[Schedule], entering: int) -> int:
     """Rows of all images of a prompt that pass the projector, `entering` visual tokens of which enter the LLM."""
     total, executed = 0, False
     for schedule in each:
         at_projector = [s for s in schedule.stages if s.place == "projector"]
         before = [s for s in at_projector if s.features]
         behind = at_projector[len(before) :]
-        total += before[-1].keep if before else features(schedule)
+        total += before[-1].keep if before else tower.handed_on(schedule)
         total += any("class_token" in s.reads for s in behind)
         executed = executed or bool(before and not behind)
     # cut before the projector and not behind it: what was kept is what enters, and may be less than was promised
-    return total + (entering - sum(s.entering for s in each) if executed else 0)
+    # (or more, by separators, which pass no projector)
+    return total + (min(entering - sum(s.entering for s in each), 0) if executed else 0)
 
 
 # ------------------------------------------------------------------------------------------------------------------ LLM

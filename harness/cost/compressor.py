@@ -7,12 +7,12 @@ of tokens, say) runs for real, on random tensors of the real shapes, since its c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Compressor, Stage, View
-from ..schedule import Schedule
+from ..schedule import Schedule, cuts
 from .closed_form import Images, of_images
 from .towers import Tower, feature_width, features
 
@@ -36,14 +36,17 @@ def on_meta(work: Callable[[torch.Tensor], object], shape: tuple[int, ...]) -> i
 
 
 def signals_on_meta(
-    config: PretrainedConfig, llm: Any, schedule: Schedule, text_tokens: int, encoder: PretrainedConfig | None
-) -> int:
-    """Of a prompt with one picture, all text behind it, and a question of one segment; `llm` is on the meta device."""
+    config: PretrainedConfig, llm: Any, schedule: Schedule, text_tokens: int, encoder: PretrainedConfig | None,
+    images: int = 1,
+) -> int:  # fmt: skip
+    """Of a prompt with all text behind its images, and a question of one segment; `llm` is on the meta device."""
     reads = {name for s in schedule.stages if s.place == "projector" for name in s.reads}
-    total = sum(_tower_signal(config, schedule, name, encoder) for name in reads)
+    total = sum(
+        _tower_signal(config, schedule, name, encoder) * (1 if name == "clip_text" else images) for name in reads
+    )
     for stage in schedule.stages:
         if stage.place == "decoder" and stage.layer:
-            total += _decoder_signals(llm, stage, text_tokens, schedule.layers[stage.layer - 1])
+            total += _decoder_signals(llm, stage, text_tokens, images * schedule.layers[stage.layer - 1])
     return total
 
 
@@ -123,19 +126,29 @@ def selector_flops(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    total = 0
-    for one, number in Counter(of_images(schedule, images)).items():
-        shapes = _Shapes(config, one, text_tokens, text_tokens if behind is None else behind, segments, encoder)
-        tokens = one.full
-        for stage in one.stages:
-            if stage.place not in ("pixel", "attention") and tokens:
-                together = number if stage.joint else 1
-                view = shapes.view(stage, tokens, together)
-                with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                    compressor.reduce(view, stage.keep * together)
-                total += int(counter.get_total_flops()) * (number // together)
-            tokens = stage.keep
+    each = of_images(schedule, images)
+    shapes = _Shapes(config, text_tokens, text_tokens if behind is None else behind, segments, encoder)
+    tokens, total = [one.full for one in each], 0
+    for cut in cuts(each):
+        if cut.stage.place not in ("pixel", "attention"):
+            joint = cut.stage.joint
+            rows = Counter([tuple(range(len(each)))] if joint else [_first_like(each, i) for i in cut.stages])
+            for row, number in rows.items():
+                left = [tokens[i] for i in row]
+                if any(left):
+                    view = shapes.view(cut.stage, [each[i] for i in row], left)
+                    keep = sum(cut.stages[i].keep if i in cut.stages else tokens[i] for i in row)
+                    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                        compressor.reduce(view, keep)
+                    total += int(counter.get_total_flops()) * number
+        for i, stage in cut.stages.items():
+            tokens[i] = stage.keep
     return total
+
+
+def _first_like(each: Sequence[Schedule], image: int) -> tuple[int]:
+    """The first image with the same schedule, which costs the same."""
+    return (each.index(each[image]),)
 
 
 def reads_text(schedule: Schedule) -> bool:
@@ -147,67 +160,68 @@ class _Shapes:
     """Random views with the shapes that a compressor would see."""
 
     def __init__(
-        self, config: PretrainedConfig, schedule: Schedule, text_tokens: int, behind: int, segments: int,
-        encoder: PretrainedConfig | None,
-    ) -> None:  # fmt: skip
+        self, config: PretrainedConfig, text_tokens: int, behind: int, segments: int, encoder: PretrainedConfig | None
+    ) -> None:
         import torch
 
         self.tower, self.text = Tower.of(config), config.get_text_config()
-        self.shape, self.grid = schedule.shape, schedule.seen
-        self.entering, self.text_tokens, self.behind, self.segments = schedule.entering, text_tokens, behind, segments
+        self.text_tokens, self.behind, self.segments = text_tokens, behind, segments
         self.common = encoder.projection_dim if encoder else 1
         self.features = feature_width(config)
         self.generator = torch.Generator().manual_seed(0)
 
-    def view(self, stage: Stage, tokens: int, images: int) -> View:
-        """Of one image with `tokens` visual tokens, or of several with as many each."""
+    def view(self, stage: Stage, each: Sequence[Schedule], tokens: Sequence[int]) -> View:
+        """Of one image, or of several, each with so many visual tokens."""
         import torch
 
+        shape, grid = each[0].shape, each[0].seen
         in_tower = stage.place == "encoder"
-        extra = int(self.shape.class_token) if in_tower or "class_token" in stage.reads else 0
-        n, width = images * tokens + extra, self.features if in_tower or stage.features else self.text.hidden_size
-        places = torch.arange(n)[None]
-        raster = places % (self.grid[0] * self.grid[1])
+        extra = int(shape.class_token) if in_tower or "class_token" in stage.reads else 0
+        n, width = sum(tokens) + extra, self.features if in_tower or stage.features else self.text.hidden_size
+        raster = torch.cat([torch.arange(count) for count in tokens])[None]
+        beside = torch.full((1, extra), -1)
         return View(
             tokens=torch.randn(1, n, width, generator=self.generator),
-            grid=self.grid,
+            grid=grid,
             place=stage.place,
             layer=stage.layer,
             sizes=torch.ones(1, n),
-            origin=raster - extra if in_tower else torch.where(places < images * tokens, raster, -1),
-            signals={name: self._signal(name, stage, tokens, images, extra) for name in stage.reads},
+            origin=torch.cat([beside, raster] if in_tower else [raster, beside], 1),
+            signals={name: self._signal(name, stage, each, sum(tokens), extra) for name in stage.reads},
             generators=(self.generator,),
-            class_index=(0 if in_tower else tokens) if extra else None,
-            image=places // tokens if stage.joint else None,
-            shape=self.shape,
+            class_index=(0 if in_tower else n - 1) if extra else None,
+            image=torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens))[None] if stage.joint else None,
+            shape=shape,
         )
 
-    def _signal(self, name: str, stage: Stage, tokens: int, images: int, extra: int) -> torch.Tensor:
+    def _signal(self, name: str, stage: Stage, each: Sequence[Schedule], tokens: int, extra: int) -> torch.Tensor:
         import torch
 
         kind = name.partition("@")[0]
         if name == "places":
-            return self.text_tokens + torch.arange(images * tokens)[None]
+            return self.text_tokens + torch.arange(tokens)[None]
         if name == "visible":
-            return torch.ones(1, self.text_tokens + images * tokens, dtype=torch.bool)
-        drawn = torch.randn(1, *self._dimensions(kind, stage, tokens, images, extra), generator=self.generator)
+            return torch.ones(1, self.text_tokens + tokens, dtype=torch.bool)
+        drawn = torch.randn(1, *self._dimensions(kind, stage, each, tokens, extra), generator=self.generator)
         return drawn.softmax(-1) if kind.endswith("attention") else drawn
 
-    def _dimensions(self, kind: str, stage: Stage, tokens: int, images: int, extra: int) -> tuple[int, ...]:
+    def _dimensions(
+        self, kind: str, stage: Stage, each: Sequence[Schedule], tokens: int, extra: int
+    ) -> tuple[int, ...]:  # fmt: skip
         if stage.place == "decoder":
-            return self._in_llm(kind.removeprefix("next_"), images * tokens, images * self.entering)
+            return self._in_llm(kind.removeprefix("next_"), tokens, sum(one.entering for one in each))
         heads = self.tower.heads
-        patches, head = self.grid[0] * self.grid[1], self.tower.width // heads
-        in_tower = tokens + extra if stage.place == "encoder" else patches + int(self.shape.class_token)
+        patches, head = sum(one.seen[0] * one.seen[1] for one in each), self.tower.width // heads
+        in_tower = tokens + extra if stage.place == "encoder" else patches + len(each) * int(each[0].shape.class_token)
         found: dict[str, tuple[int, ...]] = {
-            "keys": (heads, images * in_tower, head),
-            "class_query": (images, heads, head) if stage.joint else (heads, head),
-            "class_attention": (heads, images * patches),
-            "received_attention": (heads, images * patches),
-            "evidence": (images * patches,),
-            "features": (images * patches, self.features),
+            "keys": (heads, in_tower, head),
+            "class_query": (len(each), heads, head) if stage.joint else (heads, head),
+            "class_attention": (heads, patches),
+            "received_attention": (heads, patches),
+            "evidence": (patches,),
+            "features": (patches, self.features),
             "class_token": (1, self.features if stage.features else self.text.hidden_size),
-            "clip_patches": (images * patches, self.common),
+            "clip_patches": (patches, self.common),
             "clip_text": (self.segments, self.common),
             "text_embeddings": (self.behind, self.text.hidden_size),
         }

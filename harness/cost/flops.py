@@ -52,12 +52,13 @@ class FlopCounter:
 
     def count(
         self, schedule: Schedule, text_tokens: int, compressor: Compressor | None = None,
-        encoder: PretrainedConfig | None = None,
+        encoder: PretrainedConfig | None = None, images: int = 1,
     ) -> Flops:  # fmt: skip
-        """The FLOPs of a prompt with one picture, all text behind it, and a question of one segment.
+        """The FLOPs of a prompt with all text behind its images, and a question of one segment.
 
         Args:
             encoder: configuration of the text encoder, a CLIP, if there is one.
+            images: in the prompt, all of the schedule's grid: pictures, crops of one, or frames of a clip.
 
         Raises:
             FlopsMismatchError: a stage differs from its closed form by more than 2%.
@@ -65,16 +66,22 @@ class FlopCounter:
         """
         selector = 0
         if compressor:
-            selector = selector_flops(self.config, schedule, compressor, text_tokens=text_tokens, encoder=encoder)
-        expected = closed.closed_form(self.config, schedule, text_tokens, encoder=encoder, selector=selector)
-        places = text_tokens + schedule.full if schedule.unmerges else None
-        per_layer = tuple(self._llm_layer(i, text_tokens + n, 0, places) for i, n in enumerate(schedule.layers))
-        steps = (self._llm_layer(i, 1, text_tokens + n, places) for i, n in enumerate(schedule.layers))
+            selector = selector_flops(
+                self.config, schedule, compressor, text_tokens=text_tokens, encoder=encoder, images=images
+            )
+        expected = closed.closed_form(
+            self.config, schedule, text_tokens, encoder=encoder, selector=selector, images=images
+        )
+        layers = [images * n for n in schedule.layers]
+        places = text_tokens + images * schedule.full if schedule.unmerges else None
+        per_layer = tuple(self._llm_layer(i, text_tokens + n, 0, places) for i, n in enumerate(layers))
+        steps = (self._llm_layer(i, 1, text_tokens + n, places) for i, n in enumerate(layers))
+        rows = closed.projected(Tower.of(self.config), [schedule] * images, layers[0])
         head = on_meta(self._head, (1, 1, self._llm.config.hidden_size))
         counted = Flops(
-            vision=self._vision(schedule),
-            projector=self._projected(closed.projected([schedule], schedule.entering)),
-            compressor=selector + signals_on_meta(self.config, self._llm, schedule, text_tokens, encoder),
+            vision=images * self._vision(schedule),
+            projector=self._projected(rows),
+            compressor=selector + signals_on_meta(self.config, self._llm, schedule, text_tokens, encoder, images),
             prefill=sum(per_layer) + head,
             decode_token=sum(steps) + head,
             per_layer=per_layer,
@@ -116,13 +123,18 @@ class FlopCounter:
         from transformers import vision_utils
 
         vision, grid = self.config.vision_config, torch.tensor([[1, rows, columns]])
-        index, ends = vision_utils.get_vision_window_index(grid, tower.merge, vision.window_size, vision.patch_size)
         given = {
             "position_ids": vision_utils.get_vision_position_ids(grid, tower.merge).to("meta"),
             "cu_seqlens": vision_utils.get_vision_cu_seqlens(grid),
-            "window_index": index.to("meta"),
-            "cu_window_seqlens": ends,
         }
+        if tower.window:
+            index, ends = vision_utils.get_vision_window_index(grid, tower.merge, vision.window_size, vision.patch_size)
+            given |= {"window_index": index.to("meta"), "cu_window_seqlens": ends}
+        else:  # learned places, resampled to the picture's grid
+            index, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+                grid, self._tower.num_grid_per_side, spatial_merge_size=tower.merge
+            )
+            given |= {"interp_indices": index.to("meta"), "interp_weights": weights.to("meta")}
         whole = on_meta(lambda x: self._tower(x, grid_thw=grid, **given), (rows * columns, tower.patch))
         return whole - self._projected(rows * columns // tower.merge**2)
 

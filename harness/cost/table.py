@@ -8,7 +8,6 @@ from ..contracts import Budget, Convention, Refusal, UserError
 from ..models import model_info
 from ..models.published import load_config
 from ..plan import Refused, check_budgets, fit_compressor
-from ..registry import registry
 from ..spec import MethodChoice
 from .closed_form import kv_bytes
 from .conventions import flops_conventions
@@ -21,6 +20,7 @@ def cost_table(
     budgets: Sequence[str],
     *,
     text_tokens: int = 64,
+    images: int = 1,
     convention: Convention = "mean",
     dtype: str = "bf16",
     text_encoder: str | None = None,
@@ -33,6 +33,7 @@ def cost_table(
         methods: as typed, such as `fastv(layer=3)`; `none` has one row, at the full count.
         budgets: as typed; what they count is the convention's matter.
         text_tokens: prompt tokens that are no visual tokens.
+        images: of the model in the prompt: pictures, crops of one, or frames of a clip.
         dtype: of the KV cache.
         text_encoder: a folder or hub id of a CLIP checkpoint, for methods that read one.
         flops: published conventions by name, each a further column `flops[NAME]` beside ours.
@@ -46,7 +47,7 @@ def cost_table(
     parsed = [Budget.parse(b) for b in budgets]
     info = model_info(model, text_encoder)
     check_budgets(parsed, [info])
-    needy = [c.label for c in choices.values() if registry("methods").get(c.name).kind != "untouched"]
+    needy = [c.label for c in choices.values() if c.entry.kind != "untouched"]
     if needy and not parsed:
         raise UserError(f"{needy[0]} needs a budget: add --budget, such as --budget 64 or --budget 25%.")
     config = load_config(model)
@@ -56,14 +57,15 @@ def cost_table(
     rows: list[dict[str, object]] = []
     refused: list[Refused] = []
     for choice in choices.values():
-        entry = registry("methods").get(choice.name)
+        entry = choice.entry
         for budget in [None] if entry.kind == "untouched" else parsed:
             try:
                 compressor, schedule = fit_compressor(entry, choice, budget, convention, info)
-                spent = counter.count(schedule, text_tokens, compressor, encoder)
+                spent = counter.count(schedule, text_tokens, compressor, encoder, images)
             except Refusal as reason:
                 refused.append(Refused("cost", model, choice.label, budget.text if budget else None, str(reason)))
                 continue
+            layers = [images * n for n in schedule.layers]
             rows.append(
                 {
                     "model": model,
@@ -72,16 +74,18 @@ def cost_table(
                     if budget is None
                     else budget.tokens(schedule.full, capped=info.shape.varies),
                     "text_tokens": text_tokens,
-                    "tokens_entering": schedule.entering,
-                    "tokens_mean": schedule.mean,
+                    "images": images,
+                    "tokens_entering": images * schedule.entering,
+                    "tokens_mean": images * schedule.mean,
                     "flops_vision": spent.vision,
                     "flops_projector": spent.projector,
                     "flops_compressor": spent.compressor,
                     "flops_prefill": spent.prefill,
                     "flops_decode_token": spent.decode_token,
-                    "kv_bytes": kv_bytes(config, dtype, text_tokens, schedule.layers),
+                    "kv_bytes": kv_bytes(config, dtype, text_tokens, layers),
+                    "flops_per_layer": list(spent.per_layer),
                 }
-                | {f"flops[{n}]": round(of(config, schedule.layers, text_tokens)) for n, of in conventions.items()}
+                | {f"flops[{n}]": round(of(config, layers, text_tokens)) for n, of in conventions.items()}
             )
     if not rows:
         reasons = dict.fromkeys(f"{r.method}{f' at {r.budget}' if r.budget else ''}: {r.reason}" for r in refused)

@@ -11,8 +11,14 @@ from ..schedule import Schedule
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "internvl_vision": 1, "qwen2_5_vl_vision": 0}
+CLASS_TOKENS = {
+    "clip_vision_model": 1, "siglip_vision_model": 0, "internvl_vision": 1, "qwen2_5_vl_vision": 0,
+    "qwen3_vl_vision": 0,
+}  # fmt: skip
 """Vision towers that the formulas cover, and their tokens beside the patches."""
+TILED = frozenset({"llava_next", "llava_onevision"})
+"""Models, by `model_type`, whose crops have margins that are encoded and then cut away."""
+_QWEN = frozenset({"qwen2_5_vl_vision", "qwen3_vl_vision"})
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,11 @@ class Tower:
         extra: tokens beside the patches.
         matrices: of the MLP, three where it is gated.
         window: side, in visual tokens, of the windows that layers but `whole` attend in; 0 where all are whole.
+        raster: rows and columns of patches that every crop is encoded at, margins included; None where they are those
+            of its grid.
         pools: SigLIP's pooling head is there, of no use to a VLM, but the model computes it.
+        beside: widths that mergers beside the projector put out, for Qwen3-VL's deepstack; each joins the patches of
+            all visual tokens, whatever is cut behind the tower.
     """
 
     depth: int
@@ -38,7 +48,9 @@ class Tower:
     matrices: int = 2
     window: int = 0
     whole: frozenset[int] = frozenset()
+    raster: tuple[int, int] | None = None
     pools: bool = False
+    beside: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Tower:
@@ -47,22 +59,25 @@ class Tower:
         if (kind := vision.model_type) not in CLASS_TOKENS:
             raise Refusal(f"the cost of a vision tower of type {kind} cannot be counted yet")
         sizes = (vision.num_hidden_layers, vision.hidden_size, vision.num_attention_heads, vision.intermediate_size)
-        if kind == "qwen2_5_vl_vision":
+        if kind in _QWEN:
             merge = vision.spatial_merge_size
-            return cls(
-                *sizes, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, merge,
-                CLASS_TOKENS[kind], 3, vision.window_size // merge // vision.patch_size,
-                frozenset(vision.fullatt_block_indexes),
-            )  # fmt: skip
+            qwen = (vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, merge, CLASS_TOKENS[kind])
+            if kind == "qwen3_vl_vision":
+                return cls(*sizes, *qwen, beside=(vision.out_hidden_size,) * len(vision.deepstack_visual_indexes))
+            window = vision.window_size // merge // vision.patch_size
+            return cls(*sizes, *qwen, 3, window, frozenset(vision.fullatt_block_indexes))
         sides = vision.patch_size if isinstance(vision.patch_size, list | tuple) else [vision.patch_size] * 2
         merge = round(1 / config.downsample_ratio) if kind == "internvl_vision" else 1
+        side = vision.image_size // sides[0] if config.model_type in TILED else 0
         return cls(
             *sizes, vision.num_channels * sides[0] * sides[1], merge, CLASS_TOKENS[kind],
-            pools=bool(getattr(vision, "vision_use_head", False)),
+            raster=(side, side) if side else None, pools=bool(getattr(vision, "vision_use_head", False)),
         )  # fmt: skip
 
     def grid(self, schedule: Schedule) -> tuple[int, int]:
         """Rows and columns of patches that are encoded of one image."""
+        if self.raster and not any(stage.place == "pixel" for stage in schedule.stages):
+            return self.raster
         rows, columns = schedule.seen
         return rows * self.merge, columns * self.merge
 
@@ -77,6 +92,13 @@ class Tower:
             tokens = left
         return found
 
+    def handed_on(self, schedule: Schedule) -> int:
+        """Rows of one image that pass the projector, where no cut comes before it."""
+        if self.raster:
+            rows, columns = self.grid(schedule)
+            return rows * columns
+        return features(schedule)
+
     def segments(self, schedule: Schedule, layer: int) -> list[int]:
         """Tokens that see each other in a layer's attention: all of one image, or those of each window."""
         if not self.window or layer % self.depth in self.whole:
@@ -85,7 +107,7 @@ class Tower:
         return [high * wide * self.merge**2 for high in rows for wide in columns]
 
     def layers(self, schedule: Schedule) -> list[int]:
-        """FLOPs for one image: of the patch embedding, every layer, and the pooling head if there."""
+        """FLOPs for one image: of the patch embedding, every layer, and the pooling head or the mergers beside."""
         rows, columns = self.grid(schedule)
         counts = self.tokens(schedule)
         found = [2 * rows * columns * self.patch * self.width]
@@ -96,7 +118,8 @@ class Tower:
         if self.pools:  # one query attends to all tokens, then an MLP on the result
             tokens = counts[-1][1]
             found.append(4 * (tokens + 1) * self.width**2 + 4 * tokens * self.width + 4 * self.width * self.mlp)
-        return found
+        units, joined = rows * columns // self.merge**2, self.width * self.merge**2
+        return found + [2 * units * joined * (joined + out) for out in self.beside]
 
     def attention(self, schedule: Schedule, layer: int, *, every: bool) -> int:
         """FLOPs of attention weights of one image: every row, or that of the class token."""
@@ -128,5 +151,5 @@ def feature_width(config: PretrainedConfig) -> int:
 def projector_flops(config: PretrainedConfig, tokens: int) -> int:
     """The two-layer projector on that many rows; Qwen's inner layer is as wide as its input."""
     width, out = feature_width(config), int(config.get_text_config().hidden_size)
-    inner = width if config.vision_config.model_type == "qwen2_5_vl_vision" else out
+    inner = width if config.vision_config.model_type in _QWEN else out
     return 2 * tokens * (width * inner + inner * out)

@@ -19,12 +19,16 @@ from .text_encoder import TextEncoderInfo, open_text_encoder, text_encoder_info
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from .base import FamilyInfo, VisionLanguageModel
+    from .abilities import FamilyInfo
+    from .base import VisionLanguageModel
 
 FAMILIES = {
     "internvl": ("internvl", "InternVL"),
     "llava": ("llava", "Llava"),
+    "llava_next": ("llava_next", "LlavaNext"),
+    "llava_onevision": ("llava_onevision", "LlavaOnevision"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VL"),
+    "qwen3_vl": ("qwen3_vl", "Qwen3_VL"),
 }
 """By `model_type`: module and class."""
 

@@ -16,16 +16,18 @@ from torch import nn
 
 from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, Turn, UserError
 from ..schedule import Schedule, cuts
+from ..watching import Watch
+from .abilities import READABLE, TOWER, FamilyInfo
 from .calls import BudgetKind, Calls, Grid
 from .cutter import Cutter, counted
-from .data import Answer, Batch, Crop, Encoded, FamilyInfo
+from .data import Answer, Batch, Crop, Encoded, Shown, Sight
 from .door import enter
 from .encoder import Block
 from .encoding import encode
 from .evidence import survivals
 from .penalty import RepetitionPenalty
 from .preparing import prepare
-from .signals import READABLE, TOWER, tower_signals
+from .signals import tower_signals
 from .text_encoder import NEEDED
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class VisionLanguageModel(ABC):
         architecture: the class of transformers that the family serves.
         revision: digest of weights and configuration of a local folder, or the hub's commit.
         text_encoder: a checkpoint of its own, for methods that read `clip_text` or `clip_patches`.
+        watch: is told of the phases of a prefill; see `watched`.
     """
 
     family: ClassVar[str]
@@ -66,27 +69,26 @@ class VisionLanguageModel(ABC):
         self.places, self.signals = info.places, info.signals
         self.device = next(model.parameters()).device
         self.text_encoder: TextEncoder | None = None
+        self.watch = Watch()
         self.tokenizer.padding_side = "left"
 
     # ---------------------------------------------------------------------------------------------- a family's own part
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         """Shape and abilities of a configuration; UserError for one that the family does not serve."""
 
     @abstractmethod
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[Sequence[Crop]]]:
-        """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order the crops of every picture."""
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, Sequence[Shown]]:
+        """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order all its pictures."""
 
     @abstractmethod
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         """Pixels of the same crop for a smaller grid of visual tokens."""
 
     @abstractmethod
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         """Features of every crop as they go into the projector, [n, dim] in raster order; in front of them a class
         token where the shape has one. `resized` says that some crops were shrunk."""
 
@@ -145,6 +147,10 @@ class VisionLanguageModel(ABC):
         """Rotary positions of a prompt whose visual tokens have these grids, [..., batch, length]."""
         return counted(valid)
 
+    def separators(self, crops: Sequence[Crop], encoded: Encoded) -> Sequence[torch.Tensor]:
+        """What the LLM gets in the places of every crop's separators, [separators, dim]; for families that have any."""
+        raise NotImplementedError(f"the family {self.family} has no separators")
+
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Catch the signals of vision layers, one tensor per crop, while the tower runs on them once; they are there
@@ -161,7 +167,7 @@ class VisionLanguageModel(ABC):
     def tower_signals(self, reads: frozenset[str], *, class_token: bool) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Signals of a tower whose layers see [images, n, dim], the class token first, as they come."""
         found: dict[str, Sequence[torch.Tensor]] = {}
-        with tower_signals(self.blocks, reads, found, class_token=class_token):
+        with tower_signals(self.blocks, reads, found, class_token=class_token, watch=self.watch):
             yield found
 
     # ------------------------------------------------------------------------------------------------------- preparing
@@ -213,12 +219,12 @@ class VisionLanguageModel(ABC):
         """
         state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind, memo=memo)
         ends = frozenset([self.tokenizer.eos_token_id]) if tokenizer_end else self.end_tokens
-        written = self._write(state, max_new_tokens, ends, batch)
+        written = self._write(state, max_new_tokens, ends, self._repetition_penalty(batch))
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
         asked = any("clip_text" in stage.reads for stage in schedule.stages)
         segments = [len(self.needed_text_encoder().ids(q)) if asked else 0 for q in batch.questions]
-        answers = []
+        answers, sizes = [], _bytes_per_token(state.cache)
         for row, ids in enumerate(written):
             images = batch.images_of(row)
             kept = state.calls.kept(images) if state.calls else ()
@@ -226,9 +232,12 @@ class VisionLanguageModel(ABC):
             grids, seen = tuple(batch.crops[i].grid for i in images), tuple(counts[row])
             evidence = _survivals([batch.evidence[i].cpu() for i in images], images, state.calls)
             behind = state.cutter.spans[0].behind[row]
-            full = sum(batch.crops[i].tokens for i in images)
+            full = len(batch.order[row])
+            held = sum((texts[row] + n) * size for n, size in zip(seen, sizes, strict=True))
             answers.append(
-                Answer(text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids)
+                Answer(
+                    text, tuple(ids), texts[row], full, seen, seen, kept, evidence, behind, segments[row], grids, held
+                )
             )
         return answers
 
@@ -257,15 +266,17 @@ class VisionLanguageModel(ABC):
             )  # fmt: skip
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
         if encoded is None or anew:
-            encoded = encode(self, batch, reads, made, calls)
+            with self.watch.phase("vision"):
+                encoded = encode(self, batch, reads, made, calls)
         words = self.model.get_input_embeddings()  # type: ignore[operator]
-        ids, span, whole, features = enter(
-            batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions
-        )
-        cutter = Cutter(self.text_model, made, calls, span, whole)
+        ids, span, whole, features, along = enter(
+            batch, encoded, made, calls, placeholder=self.placeholder, words=words, positions=self.positions,
+            separators=self.separators, watch=self.watch,
+        )  # fmt: skip
+        cutter = Cutter(self.text_model, made, calls, span, whole, along, self.watch)
         cache = self._new_cache()
         with cutter.prefill():
-            logits = self._forward(ids, span.valid, span.position, cache, torch.cat(features))
+            logits = self._forward(ids, span.valid, span.position, cache, features)
         _check_cache(cache, cutter)
         return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
 
@@ -302,7 +313,8 @@ class VisionLanguageModel(ABC):
         return logits
 
     def container(self, features: torch.Tensor) -> object:
-        """Visual tokens of a whole batch, [tokens, dim], in the form in which the model takes encoded images."""
+        """Visual tokens of a whole batch, [tokens, dim], in the form in which the model takes encoded images; what runs
+        along is the cutter's to add."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         return BaseModelOutputWithPooling(pooler_output=[features])
@@ -325,14 +337,15 @@ class VisionLanguageModel(ABC):
         logits = self._forward(token[:, None], valid, position, state.cache)
         return replace(state, logits=logits, valid=valid, position=position)
 
-    def _write(self, state: Decoding, max_new_tokens: int, ends: frozenset[int], batch: Batch) -> list[list[int]]:
+    def _write(
+        self, state: Decoding, max_new_tokens: int, ends: frozenset[int], penalty: RepetitionPenalty | None = None
+    ) -> list[list[int]]:
         """Greedy decoding: the new tokens of every sample up to its end token, which is left out."""
         written: list[list[int]] = [[] for _ in range(len(state.logits))]
-        penalty = self._repetition_penalty(batch)
         running = set(range(len(written)))
         with state.cutter.decoding() if max_new_tokens > 1 else nullcontext():
             for step in range(max_new_tokens):
-                token = penalty(state.logits).argmax(-1)
+                token = (penalty(state.logits) if penalty else state.logits).argmax(-1)
                 for row, chosen in enumerate(token.tolist()):
                     if row in running:
                         if chosen in ends:
@@ -341,7 +354,8 @@ class VisionLanguageModel(ABC):
                             written[row].append(chosen)
                 if not running or step + 1 == max_new_tokens:
                     break
-                penalty.saw(token)
+                if penalty:
+                    penalty.saw(token)
                 state = self._step(state, token)
         return written
 
@@ -366,6 +380,21 @@ class VisionLanguageModel(ABC):
         """What the latency probe times: vision, compressor and prefill, up to the first logits."""
         return self.prefill(batch, None, compressor, schedule, seed=seed, budget_kind=budget_kind)
 
+    @torch.no_grad()
+    def time_decoding(self, state: Decoding, steps: int) -> None:
+        """Decode as answers are decoded, `steps` times, whatever the model says. The state is used up."""
+        self._write(state, steps + 1, frozenset())
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Tell `watch` of phases while the context lasts; what lies in none of them is the LLM's."""
+        before, self.watch = self.watch, watch
+        try:
+            with watch.phase("prefill"):
+                yield
+        finally:
+            self.watch = before
+
 
 def _part(content: str | None) -> dict[str, str]:
     """A part of a message as chat templates have it."""
@@ -377,6 +406,12 @@ def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Call
     if not any(bool(own.any()) for own in areas):
         return ()
     return survivals(areas, calls.left(images) if calls else [(torch.ones_like(own),) * 2 for own in areas])
+
+
+def _bytes_per_token(cache: object) -> list[int]:
+    """Of keys and values of one token in every layer, as the cache holds them."""
+    parts = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
+    return [sum(part[0, :, 0].numel() * part.element_size() for part in pair) for pair in parts]
 
 
 def _check_cache(cache: object, cutter: Cutter) -> None:

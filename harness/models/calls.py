@@ -99,8 +99,9 @@ class Calls:
         """One call of the compressor.
 
         Args:
-            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample. All have the
-                same grid.
+            stage: its `keep` is what is left of all images of a row.
+            rows: for each of the batch rows that the compressor sees, its images: one, or all of a sample. Rows have
+                the same grids.
             tokens: [rows, n, dim], of the images of a row one after another.
 
         Returns:
@@ -120,7 +121,7 @@ class Calls:
             tuple(self._generators[images[0]] for images in rows), class_index, image,
             self._shape and self._shape.at(self.full[first]), self._shared(stage, rows),
         )  # fmt: skip
-        reduction = self.compressor.reduce(view, stage.keep * len(rows[0]) if stage.joint else stage.keep)
+        reduction = self.compressor.reduce(view, stage.keep)
         if not isinstance(reduction, Reduction):
             raise BrokenPromiseError(f"{self._where(stage)} returned a {type(reduction).__name__}, not a Reduction")
         # In the encoder the class token flows on beside the tokens that are counted; elsewhere it is one of them.
@@ -205,7 +206,7 @@ class Calls:
         if stage.masks and not reduction.is_selection:
             raise BrokenPromiseError(f"{where} masks tokens, and merged some of those it kept")
         for images, got in zip(rows, reduction.counts.tolist(), strict=True):
-            asked = stage.keep * len(images) + int(stage.place == "encoder" and class_index is not None)
+            asked = stage.keep + int(stage.place == "encoder" and class_index is not None)
             if (self.kind == "exact" and got != asked) or (self.kind == "at_most" and got > asked):
                 name = self.names[images[0]]
                 whose = "the pictures" if stage.joint else f"picture {name.number}"
@@ -273,6 +274,14 @@ class Calls:
         joined = [[row for _, rows in cut for row in rows] for cut in cuts]
         return tuple([row[0] for row in e] if all(len(row) == 1 for row in e) else e for e in joined)
 
+    def members(self, images: Sequence[int]) -> list[list[int]]:
+        """For every token that is left of the images of one sample, the patches that were merged into it, in the raster
+        of all images one after another."""
+        patches = sum(self.grids[i][0] * self.grids[i][1] for i in images)
+        rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
+        listed = (row if isinstance(row, list) else [row] for row in rows)
+        return [[place for place in row if place >= 0] for row in listed]  # a class token is no patch
+
     def stand_ins(self, images: Sequence[int]) -> torch.Tensor:
         """For every patch of all images of one sample, [patches], which of the tokens that are left stands for it.
 
@@ -281,9 +290,7 @@ class Calls:
         """
         patches = sum(self.grids[i][0] * self.grids[i][1] for i in images)
         found, times = torch.zeros(patches, dtype=torch.long), torch.zeros(patches)
-        rows: Sequence[Any] = (self.kept(images) or (list(range(patches)),))[-1]
-        for token, members in enumerate(rows):
-            own = [place for place in (members if isinstance(members, list) else [members]) if place >= 0]
+        for token, own in enumerate(self.members(images)):
             found[own] = token
             times[own] += 1
         if bool((times != 1).any()):

@@ -10,13 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ..contracts import Reduction, Refusal, UserError
+from ..contracts import Reduction, UserError
 from ..schedule import Cut
+from ..watching import Watch
 from .calls import BrokenPromiseError, Calls, Grid
+from .data import SEPARATOR
+from .holding import turns
 from .kernels import causal_mask
 from .signals import DecoderSignals, joined
 from .unmerging import Unmerging, unmerged
@@ -29,11 +33,14 @@ class Span:
     """The sequence as one layer sees it; dropped tokens sink to the left and become padding.
 
     Attributes:
-        visual: [batch, n] the image of the batch that each slot belongs to, -1 for text and padding.
+        visual: [batch, n] the image of the batch that each slot belongs to, -1 for text and padding, `SEPARATOR` for
+            visual tokens of no image.
         valid: [batch, n] False for padding.
         hidden: [batch, n] True for visual tokens that are computed on, but attended to by none.
         position: [..., batch, n] rotary positions (one row, or three for M-RoPE).
+        held: [places, ..., batch, n] all of them, where tokens stand at several places at once.
         shift: [..., batch, 1] how far a new token's position lies behind the place that the prompt would give it.
+        apart: do slots of an image stand apart, with others of the sample between them?
         owner: the batch row of every image.
         behind: per batch row, the text tokens behind its last image.
     """
@@ -43,8 +50,10 @@ class Span:
     hidden: torch.Tensor
     position: torch.Tensor
     shift: torch.Tensor
+    apart: bool
     owner: tuple[int, ...]
     behind: tuple[int, ...]
+    held: torch.Tensor | None = None
 
     def slots(self) -> list[tuple[int, torch.Tensor]]:
         """For every image its batch row and the slots of its tokens that are not hidden, in order."""
@@ -57,14 +66,15 @@ class Span:
         return self.valid & ~self.hidden
 
     def counts(self) -> torch.Tensor:
-        """[batch] visual tokens of each sample, hidden ones included."""
-        return (self.valid & (self.visual >= 0)).sum(1)
+        """[batch] visual tokens of each sample, separators and hidden ones included."""
+        return (self.valid & (self.visual != -1)).sum(1)
 
-    def cut(self, kept: Mapping[int, torch.Tensor], renumber: bool) -> tuple[torch.Tensor, Span]:
-        """Keep the leading slots of every image, with new positions, and all text.
+    def cut(self, kept: Mapping[int, Seats], renumber: bool) -> tuple[torch.Tensor, Span]:
+        """Keep some slots of every image, with new positions, all text, and the separators of samples that lose no
+        token.
 
         Args:
-            kept: per image the positions [..., count] of the tokens that are left, in order.
+            kept: per image what is left.
             renumber: make the positions of the whole prompt contiguous again, where a position is one number.
 
         Returns:
@@ -72,9 +82,11 @@ class Span:
         """
         keep = self.valid & (self.visual < 0)
         position = self.position.clone()
-        for (row, slots), new in zip(self.slots(), (kept[i] for i in range(len(kept))), strict=True):
-            left = slots[: new.shape[-1]]
-            keep[row, left], position[..., row, left] = True, new
+        left = [(row, slots, kept[image]) for image, (row, slots) in enumerate(self.slots())]
+        for row in {row for row, slots, seats in left if len(seats.slots) < len(slots)}:
+            keep[row] &= self.visual[row] != SEPARATOR
+        for row, _, seats in left:
+            keep[row, seats.slots], position[..., row, seats.slots] = True, seats.position
         width = int(keep.sum(1).max())
         order = torch.sort(keep.int(), dim=1, stable=True).indices[:, -width:]
         valid, visual = keep.gather(1, order), self.visual.gather(1, order)
@@ -91,26 +103,39 @@ class Span:
         return order, cut
 
 
+class Seats(NamedTuple):
+    """Where the tokens that are left of one image stand.
+
+    Attributes:
+        slots: [count] of the span, in order.
+        position: [..., count] rotary positions.
+    """
+
+    slots: torch.Tensor
+    position: torch.Tensor
+
+
 def reduce_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor],
-    signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False,
-) -> tuple[torch.Tensor, Span, list[torch.Tensor]]:  # fmt: skip
+    signals: Mapping[str, Sequence[torch.Tensor]], *, class_last: bool = False, width: int | None = None,
+) -> tuple[torch.Tensor, Span, list[torch.Tensor], list[torch.Tensor]]:  # fmt: skip
     """Reduce the tokens of every image ([n, dim] each), and the span with them.
 
     Args:
         class_last: the last token of every image is a class token.
+        width: the compressor sees the first so many numbers of a token, and the rest runs along; default all.
 
     Returns:
-        As `Span.cut`, and the reduced tokens of every image.
+        As `Span.cut`, the reduced tokens of every image, and the slots of the old span that they take.
 
     Raises:
         Refusal: see `_called`.
     """
     slots = span.slots()
-    kept = {i: span.position[..., row, places] for i, (row, places) in enumerate(slots)}
+    kept = {i: Seats(places, span.position[..., row, places]) for i, (row, places) in enumerate(slots)}
     reduced = {i: tokens[i][: len(places)] for i, (_, places) in enumerate(slots)}
     renumber = False
-    for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last):
+    for rows, stacked, reduction, counts in _called(cut, calls, tokens, signals, class_last=class_last, width=width):
         renumber = renumber or _renumbers(reduction)
         out = reduction.apply(stacked)
         for number, images in enumerate(rows):
@@ -119,18 +144,33 @@ def reduce_span(
             position = _positions(span.position[..., slots[images[0]][0], :], places, reduction, number, total)
             start = 0
             for i, count in zip(images, counts[number], strict=True):
-                if count > len(slots[i][1]):
-                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(slots[i][1])}")
-                reduced[i], kept[i] = out[number, start : start + count], position[..., start : start + count]
-                start += count
+                own = slots[i][1]
+                if count > len(own):
+                    raise BrokenPromiseError(f"{count} tokens were returned for a picture of {len(own)}")
+                end = start + count
+                seats = own[:count]
+                if span.apart:
+                    seats = _seats(own, places[reduction.anchor[number, start:end].clamp(max=len(places) - 1)])
+                reduced[i], kept[i] = out[number, start:end], Seats(seats, position[..., start:end])
+                start = end
     order, shorter = span.cut(kept, renumber)
-    return order, shorter, [reduced[i] for i in range(len(tokens))]
+    return order, shorter, [reduced[i] for i in range(len(tokens))], [kept[i].slots for i in range(len(tokens))]
+
+
+def _seats(slots: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The slots of an image that its tokens take, in order: where they stood, and for such as stood in one slot, or in
+    none, the first free ones."""
+    taken = torch.isin(slots, anchors)
+    free = (~taken).nonzero()[:, 0]
+    taken[free[: len(anchors) - int(taken.sum())]] = True
+    return slots[taken]
 
 
 def hide_in_span(
     span: Span, cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]]
 ) -> Span:
-    """The span in which all visual tokens are hidden but those that the compressor keeps, or is not shown."""
+    """The span in which all visual tokens are hidden but those that the compressor keeps, or is not shown; separators
+    as in `Span.cut`."""
     slots, shown = span.slots(), torch.zeros_like(span.hidden)
     for image, (row, places) in enumerate(slots):
         shown[row, places] = image not in cut.stages
@@ -138,27 +178,25 @@ def hide_in_span(
         for number, images in enumerate(rows):
             places = torch.cat([slots[i][1] for i in images])
             shown[slots[images[0]][0], places[reduction.anchor[number, : sum(counts[number])]]] = True
-    return replace(span, hidden=(span.visual >= 0) & ~shown)
+    hidden = (span.visual >= 0) & ~shown
+    separators = (span.visual == SEPARATOR) & hidden.any(1, keepdim=True)
+    return replace(span, hidden=hidden | separators)
 
 
 def _called(
     cut: Cut, calls: Calls, tokens: Sequence[torch.Tensor], signals: Mapping[str, Sequence[torch.Tensor]], *,
-    class_last: bool = False,
+    class_last: bool = False, width: int | None = None,
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, Reduction, list[tuple[int, ...]]]]:  # fmt: skip
     """The compressor's calls for all images that it cuts and that have tokens left: the images of every row, what it
-    saw of them, what it made of it, and how many tokens it left of each image.
-
-    Raises:
-        Refusal: a joint cut of images with different grids, or of which some pass it by.
-    """
+    saw of them, what it made of it, and how many tokens it left of each image."""
     seen, joint = [], cut.stage.joint
     # A sample that passes by as a whole is as if the cut were not there.
     cutting = {i for images in calls.samples if not cut.stages.keys().isdisjoint(images) for i in images}
     for images in calls.samples if joint else [(image,) for image in range(len(tokens))]:
-        if joint and len({(calls.full[i], cut.stages.get(i)) for i in images}) > 1:
-            raise Refusal("sees all pictures of a sample at once, which must then be of one size")
-        if images[0] in cut.stages and any(len(tokens[i]) for i in images):
-            seen.append(_Seen(images, calls.full[images[0]], tokens, signals))
+        if any(i in cut.stages for i in images) and any(len(tokens[i]) for i in images):
+            # one whose budget is all that it has is seen beside others, and keeps as many as it has
+            keep = sum(cut.stages[i].keep if i in cut.stages else len(tokens[i]) for i in images)
+            seen.append(_Seen(images, tuple(calls.full[i] for i in images), keep, tokens, signals))
         elif images[0] in cutting:  # the budget is all that there is, or an earlier cut left nothing
             calls.pass_by(cut.stage, images)
     for group in _alike(seen):
@@ -166,18 +204,18 @@ def _called(
         read = {name: torch.stack([one.signals[name] for one in group]) for name in signals}
         rows = [one.images for one in group]
         class_index = stacked.shape[1] - 1 if class_last else None
-        stage = cut.stages[rows[0][0]]
-        yield rows, stacked, *calls.reduce(stage, rows, stacked, read, class_index=class_index)
+        stage, shown = replace(cut.stage, keep=group[0].keep), stacked[..., :width].contiguous()
+        yield rows, stacked, *calls.reduce(stage, rows, shown, read, class_index=class_index)
 
 
 class _Seen:
     """What one row of a view is made of: the tokens and signals of one image, or of all images of a sample."""
 
     def __init__(
-        self, images: tuple[int, ...], grid: Grid, tokens: Sequence[torch.Tensor],
+        self, images: tuple[int, ...], grids: tuple[Grid, ...], keep: int, tokens: Sequence[torch.Tensor],
         signals: Mapping[str, Sequence[torch.Tensor]],
     ) -> None:  # fmt: skip
-        self.images, self.grid = images, grid
+        self.images, self.grids, self.keep = images, grids, keep
         self.tokens = torch.cat([tokens[i] for i in images])
         self.signals = {name: joined(name, [values[i] for i in images]) for name, values in signals.items()}
 
@@ -187,10 +225,10 @@ class _Seen:
 
 
 def _alike(seen: Sequence[_Seen]) -> list[list[_Seen]]:
-    """Rows with equal grids and shapes, and equally many images, share one view."""
+    """Rows with equal grids and shapes share one view."""
     found: dict[object, list[_Seen]] = {}
     for one in seen:
-        found.setdefault((len(one.images), one.grid, one.shapes), []).append(one)
+        found.setdefault((one.grids, one.keep, one.shapes), []).append(one)
     return list(found.values())
 
 
@@ -216,19 +254,22 @@ class Cutter:
     """
 
     def __init__(
-        self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None
+        self, text_model: nn.Module, cuts: Sequence[Cut], calls: Calls | None, span: Span, whole: Span | None = None,
+        along: Sequence[torch.Tensor] = (), watch: Watch | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             cuts: of which those inside the LLM concern it, and whether it unmerges.
             span: of the prompt that enters; whole: of the prompt before any cut, needed to unmerge.
+            along: of every image's tokens, what runs along with them; see `Encoded.along`.
         """
         layers = text_model.layers
         assert isinstance(layers, nn.ModuleList)
-        self._unmerging = None
+        self._unmerging, self._watch = None, watch or Watch()
         if any(cut.stage.place == "attention" for cut in cuts):
             assert calls is not None and whole is not None
-            self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
+            with self._watch.phase("compressor"):
+                self._unmerging = Unmerging(text_model, unmerged(whole, span, calls))
         self._text_model, self._layers, self._calls = text_model, layers, calls
         self._cuts = {cut.stage.layer: cut for cut in cuts if cut.stage.place == "decoder"}
         stages = [cut.stage for cut in self._cuts.values()]
@@ -241,6 +282,7 @@ class Cutter:
         self._span = span
         self._signals = DecoderSignals(text_model, stages, span.behind)
         self._rope: object = None
+        self._along = _spread(along, span) if along else None
         self.spans: list[Span] = []
 
     @contextmanager
@@ -281,29 +323,45 @@ class Cutter:
             raise ValueError(f"layer {number} was given {tokens.shape[1]} of {self._span.valid.shape[1]} tokens")
         if number == 0:
             self._signals.enter(tokens, self._span.slots())
+            if self._span.held is not None:
+                rope = self._text_model.config.rope_parameters  # type: ignore[union-attr]
+                self._rope = turns(self._text_model.rotary_emb, tokens, self._span.held, rope)  # type: ignore[arg-type]
+        elif self._along is not None:
+            tokens = self._added(tokens, self._along)
         if cut := self._cuts.get(number):
-            tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
+            with self._watch.phase("compressor"):
+                tokens = self._cut(cut, tokens, self._rope or kwargs["position_embeddings"])
         self.spans.append(self._span)
-        if number < self._first:
-            return None
+        if number < self._first and self._rope is None:
+            return None if tokens is args[0] else ((tokens, *args[1:]), kwargs)
         rope = self._rope or kwargs["position_embeddings"]
         return (tokens, *args[1:]), self._behind_cut(kwargs, self._span.visible, tokens, rope)
 
     def _cut(self, cut: Cut, tokens: torch.Tensor, rope: object) -> torch.Tensor:
         assert self._calls is not None
         slots = self._span.slots()
-        given = [tokens[row, places] for row, places in slots]
         signals = self._signals.at(cut.stage, tokens, self._span, rope)
         if cut.stage.masks:
+            given = [tokens[row, places] for row, places in slots]
             self._span = hide_in_span(self._span, cut, self._calls, given, signals)
             return tokens
-        order, span, reduced = reduce_span(self._span, cut, self._calls, given, signals)
-        tokens = tokens.clone()
-        for (row, places), rows in zip(slots, reduced, strict=True):
-            tokens[row, places[: len(rows)]] = rows
+        width = tokens.shape[-1]
+        tokens = tokens.clone() if self._along is None else torch.cat([tokens, self._along], -1)
+        given = [tokens[row, places] for row, places in slots]
+        order, span, reduced, seats = reduce_span(self._span, cut, self._calls, given, signals, width=width)
+        for (row, _), taken, rows in zip(slots, seats, reduced, strict=True):
+            tokens[row, taken] = rows
         tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
+        if self._along is not None:
+            tokens, self._along = tokens[..., :width].contiguous(), tokens[..., width:]
         self._span, self._rope = span, self._rotary(tokens, span.position)
         return tokens
+
+    def _added(self, tokens: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+        """Tokens behind one more layer, with the first list that runs along; the next layer's turn is the next one."""
+        width = tokens.shape[-1]
+        self._along = along[..., width:] if along.shape[-1] > width else None
+        return tokens + along[..., :width]
 
     def next_position(self, number: int, past: int) -> torch.Tensor:
         """[..., batch, 1] where the token after `past` new ones stands in layer `number`.
@@ -337,6 +395,14 @@ class Cutter:
         return {**kwargs, "attention_mask": mask, "position_embeddings": rope, "position_ids": None}
 
 
+def _spread(along: Sequence[torch.Tensor], span: Span) -> torch.Tensor:
+    """What runs along, of every image [tokens, width], at its tokens' slots: [batch, n, width], zeros elsewhere."""
+    spread = along[0].new_zeros(*span.visual.shape, along[0].shape[-1])
+    for (row, places), rows in zip(span.slots(), along, strict=True):
+        spread[row, places] = rows
+    return spread
+
+
 def counted(valid: torch.Tensor) -> torch.Tensor:
     """Positions from 0 of left-padded prompts, [batch, n]."""
     return (valid.long().cumsum(1) - 1).clamp(min=0)
@@ -346,9 +412,11 @@ def whole_span(visual: torch.Tensor, valid: torch.Tensor, position: torch.Tensor
     """The span of a left-padded prompt; `visual` and `valid` are [batch, n], positions default to `counted`."""
     position = counted(valid) if position is None else position
     owner = [int((visual == image).any(1).nonzero()[0, 0]) for image in range(int(visual.max()) + 1)]
-    behind = [visual.shape[1] - 1 - int((row >= 0).nonzero()[-1, 0]) for row in visual]
+    behind = [visual.shape[1] - 1 - int((row != -1).nonzero()[-1, 0]) for row in visual]
     hidden, shift = torch.zeros_like(valid), torch.zeros_like(position[..., -1:])
-    return Span(visual, valid, hidden, position, shift, tuple(owner), tuple(behind))
+    images = [(visual[row] == image).nonzero()[:, 0] for image, row in enumerate(owner)]
+    apart = any(int(slots[-1] - slots[0]) >= len(slots) for slots in images)
+    return Span(visual, valid, hidden, position, shift, apart, tuple(owner), tuple(behind))
 
 
 def settled(span: Span) -> Span:

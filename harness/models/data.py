@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,26 +16,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
-class FamilyInfo:
-    """What a family serves for one configuration: known without weights.
-
-    `signals` are names without the `@layer` behind them, `tower` those of them that single vision layers have.
-    """
-
-    name: str
-    places: frozenset[str]
-    signals: frozenset[str]
-    tower: frozenset[str]
-
-    def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
-        """Those of a method's places and signals that the family does not serve."""
-        missing = [f"the place {place}" for place in places if place not in self.places]
-        for need in needs:
-            name, _, layer = need.partition("@")
-            if name not in (self.tower if layer else self.signals):
-                missing.append(f"the signal {need}")
-        return missing
+SEPARATOR = -2
+"""Stands in the place of an image's number for a visual token that shows no patch: a newline behind a row of patches,
+or a class token that enters the LLM. Separators are in no budget, and leave with the first token that a method takes
+from their sample."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +32,7 @@ class Crop:
         picture: that it shows; `under` is the box of it, in its pixels, that lies under the grid, which may reach
             beyond the picture where the processor adds a margin.
         whole: does it show a whole picture, and not a part?
+        separators: that come with it.
     """
 
     pixels: torch.Tensor
@@ -55,6 +40,7 @@ class Crop:
     picture: Image
     under: tuple[float, float, float, float]
     whole: bool = True
+    separators: int = 0
 
     @property
     def tokens(self) -> int:
@@ -67,6 +53,40 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture as a prompt shows it.
+
+    Attributes:
+        crops: the images that it is to the model.
+        order: [placeholders] which of them each stands for, or `SEPARATOR`; None where they come one after another.
+    """
+
+    crops: tuple[Crop, ...]
+    order: torch.Tensor | None = None
+
+    def slots(self, first: int) -> torch.Tensor:
+        """`order`, the crops numbered from `first` on."""
+        if self.order is not None:
+            return torch.where(self.order >= 0, self.order + first, self.order)
+        counts = torch.tensor([crop.tokens for crop in self.crops])
+        return torch.arange(first, first + len(self.crops)).repeat_interleave(counts)
+
+
+class Sight(NamedTuple):
+    """What a tower saw of some crops.
+
+    Attributes:
+        rows: of every crop [n, dim], a class token in front where the tower has one.
+        tokens: makes the visual tokens of every crop, where they are not `rows` through the projector one by one.
+        along: of every crop, see `Encoded.along`.
+    """
+
+    rows: Sequence[torch.Tensor]
+    tokens: Callable[[], Sequence[torch.Tensor]] | None = None
+    along: Sequence[torch.Tensor] = ()
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples, decoded, preprocessed and tokenised.
 
@@ -74,6 +94,7 @@ class Batch:
         crops: the images of all samples, in the order of their placeholders.
         owner: for every image the row of its sample.
         input_ids, attention_mask: [batch, length], left-padded, with a placeholder for every visual token.
+        order: for every sample, [placeholders] which image of it each of them stands for, or `SEPARATOR`.
         evidence: for every image, [patches] the share of each patch that its sample's regions cover.
         questions: one per sample.
     """
@@ -83,6 +104,7 @@ class Batch:
     owner: tuple[int, ...]
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
+    order: tuple[torch.Tensor, ...]
     evidence: tuple[torch.Tensor, ...]
     questions: tuple[str, ...] = ()
 
@@ -98,7 +120,7 @@ class Batch:
         images, on = self.images_of(row), self.attention_mask[row].bool()
         return Batch(
             (self.sample_ids[row],), tuple(self.crops[i] for i in images), (0,) * len(images),
-            self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on],
+            self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on], self.order[row : row + 1],
             tuple(self.evidence[i] for i in images), self.questions[row : row + 1],
         )  # fmt: skip
 
@@ -111,18 +133,24 @@ class Encoded:
         features: [patches, dim] as they go into the projector.
         class_rows: [1, dim], the class token beside them; empty where the tower has none.
         project: through the projector, [rows, dim] to [rows, dim].
+        whole: makes the visual tokens of all images, where they are not `features` through the projector row by row.
         signals: what was asked for, a tensor per image.
+        along: [patches, lists * dim], further features of every visual token that no compressor sees: whatever is done
+            to the tokens is done to them, and the LLM adds one list of them behind each of its first layers. Empty in
+            families whose LLM adds none.
     """
 
     features: tuple[torch.Tensor, ...]
     class_rows: tuple[torch.Tensor, ...]
     project: Callable[[torch.Tensor], torch.Tensor]
     signals: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    whole: Callable[[], Sequence[torch.Tensor]] | None = None
+    along: tuple[torch.Tensor, ...] = ()
 
     @cached_property
     def tokens(self) -> tuple[torch.Tensor, ...]:
         """[patches, dim] as the LLM gets them."""
-        return self.projected(self.features)
+        return tuple(self.whole()) if self.whole else self.projected(self.features)
 
     @cached_property
     def class_tokens(self) -> tuple[torch.Tensor, ...]:
@@ -141,7 +169,10 @@ class Encoded:
             return tuple(values[i] for i in images)
 
         signals = {name: pick(values) for name, values in self.signals.items()}
-        share = Encoded(pick(self.features), pick(self.class_rows) if self.class_rows else (), self.project, signals)
+        classes = pick(self.class_rows) if self.class_rows else ()
+        whole = (lambda: pick(self.tokens)) if self.whole else None
+        along = pick(self.along) if self.along else ()
+        share = Encoded(pick(self.features), classes, self.project, signals, whole, along)
         for name in {"tokens", "class_tokens"} & set(self.__dict__):
             share.__dict__[name] = pick(getattr(self, name))
         return share
@@ -154,9 +185,10 @@ class Answer:
     Attributes:
         text_tokens: prompt tokens that are not visual; `text_behind` of them stand behind the last picture.
         segments: of the question, as a text encoder was given it; 0 where it was not asked.
-        tokens_full: visual tokens without a method; `grids` are rows and columns of them, of every image.
-        visual_tokens: at the input of every LLM layer, as the layers' hooks found them.
+        tokens_full: visual tokens without a method, separators included; `grids` are rows and columns of every image.
+        visual_tokens: at the input of every LLM layer, as the layers' hooks found them, separators included.
         kv_tokens: visual tokens in the cache of every layer after prefill.
+        kv_bytes: of the cache of this sample alone after prefill, text tokens included, in the dtype that it has.
         kept_indices: an entry per cut; see `Calls.kept`.
         evidence: what was left of every patch that holds evidence; empty where the sample names none.
     """
@@ -172,3 +204,4 @@ class Answer:
     text_behind: int = 0
     segments: int = 0
     grids: tuple[tuple[int, int], ...] = ()
+    kv_bytes: int = 0

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..contracts import Stage
+from ..watching import Watch
 from .calls import Calls
 from .taps import Seen, tap
 
@@ -37,8 +38,9 @@ class Merger:
 
     def __init__(
         self, blocks: Sequence[Block], stages: Sequence[Stage], calls: Calls, class_index: int | None,
-        images: Sequence[int],
+        images: Sequence[int], watch: Watch | None = None,
     ) -> None:  # fmt: skip
+        self._watch = watch or Watch()
         self._blocks, self._calls, self._class_index, self._images = blocks, calls, class_index, list(images)
         self._stages = {stage.layer: stage for stage in stages}
         self._sizes: torch.Tensor | None = None
@@ -62,7 +64,8 @@ class Merger:
             held["keys"] = seen.key
 
         def reduce(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            held["reduced"] = self._reduce(stage, args[0], held)
+            with self._watch.phase("compressor"):
+                held["reduced"] = self._reduce(stage, args[0], held)
             return (held["reduced"], *args[1:])
 
         def withhold(module: nn.Module, args: object, out: torch.Tensor) -> torch.Tensor:

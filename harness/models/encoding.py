@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..schedule import Cut
+from .abilities import CLIP
 from .calls import Calls
 from .data import Batch, Crop, Encoded
 from .encoder import Merger
-from .signals import CLIP
 
 if TYPE_CHECKING:
     from .base import VisionLanguageModel
@@ -32,19 +32,29 @@ def encode(
     resized = any(cut.stage.place == "pixel" for cut in cuts)
     crops = list(batch.crops)
     if calls and resized:
-        crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
+        with model.watch.phase("compressor"):
+            crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
     # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
     alone = bool(inside) and calls is not None and calls.kind == "adaptive"
     seen: list[torch.Tensor] = []
+    along: list[torch.Tensor] = []
+    finishes: list[Callable[[], Sequence[torch.Tensor]]] = []
     listed: dict[str, list[torch.Tensor]] = {}
     for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
         own = [crops[i] for i in images]
         with ExitStack() as stack:
+            stack.enter_context(model.watch.phase("compressor"))  # signals are ready when `listening` has been left
             found = stack.enter_context(model.listening(reads, own))
             if inside:
                 assert calls is not None
-                stack.enter_context(Merger(model.blocks, inside, calls, class_index, images).attached())
-            seen += model.see(own, resized=resized)
+                merger = Merger(model.blocks, inside, calls, class_index, images, model.watch)
+                stack.enter_context(merger.attached())
+            stack.enter_context(model.watch.phase("vision"))
+            sight = model.see(own, resized=resized)
+        seen += sight.rows
+        along += sight.along
+        if sight.tokens:
+            finishes.append(sight.tokens)
         for name, values in found.items():
             listed.setdefault(name, []).extend(values)
     if "evidence" in reads:
@@ -54,8 +64,11 @@ def encode(
     first = int(class_index is not None)
     features = tuple(rows[first:] for rows in seen)
     signals = {name: tuple(values) for name, values in listed.items()}
-    signals |= _clip_signals(model, batch, reads, features)
-    return Encoded(features, tuple(rows[:1] for rows in seen) if first else (), model.project, signals)
+    with model.watch.phase("compressor"):
+        signals |= _clip_signals(model, batch, reads, features)
+    classes = tuple(rows[:1] for rows in seen) if first else ()
+    whole = (lambda: [tokens for finish in finishes for tokens in finish()]) if finishes else None
+    return Encoded(features, classes, model.project, signals, whole, tuple(along))
 
 
 def _shrunk(model: VisionLanguageModel, crop: Crop, grid: tuple[int, int]) -> Crop:

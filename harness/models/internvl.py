@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
+from .abilities import FamilyInfo, joining_patches
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, FamilyInfo
+from .data import Crop, Shown, Sight
 from .encoder import Block
-from .packing import bypassed, joined_patches, unit_means
+from .kernels import slides
+from .packing import bypassed, unit_means
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +33,8 @@ class InternVL(VisionLanguageModel):
     family = "internvl"
     architecture = "InternVLForConditionalGeneration"
 
-    @staticmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    @classmethod
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         vision, text = config.vision_config, config.text_config
         if vision.model_type != "internvl_vision":
             raise UserError(
@@ -49,16 +51,15 @@ class InternVL(VisionLanguageModel):
             family="internvl", tokens=grid[0] * grid[1], grid=grid, vision_layers=vision.num_hidden_layers,
             llm_layers=text.num_hidden_layers, class_token=False, crops=True,
         )  # fmt: skip
-        return shape, joined_patches("internvl", text, "class_attention", "received_attention")
+        info = joining_patches("internvl", "class_attention", "received_attention", llm=not slides(text))
+        return shape, info
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
         self._core: Any = model.model
         self._side = int(model.config.vision_config.image_size[0]) // shape.grid[0]  # type: ignore
 
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[list[Crop]]]:
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=prompts, images=pictures, padding=True, return_tensors="pt"
         )
@@ -69,11 +70,11 @@ class InternVL(VisionLanguageModel):
                 "its preprocessor_config.json does not crop as InternVL's does."
             )
         left = iter(pixels)
-        crops = [
-            [Crop(next(left), self.shape.grid, picture, box, whole=box == own[-1]) for box in own]
+        shown = [
+            Shown(tuple(Crop(next(left), self.shape.grid, picture, box, whole=box == own[-1]) for box in own))
             for picture, own in zip(pictures, boxes, strict=True)
         ]
-        return inputs["input_ids"], inputs["attention_mask"], crops
+        return inputs["input_ids"], inputs["attention_mask"], shown
 
     def _boxes(self, size: tuple[int, int]) -> list[tuple[float, float, float, float]]:
         """Of a picture of that width and height, what every tile shows, row by row, and last the whole of it."""
@@ -95,11 +96,11 @@ class InternVL(VisionLanguageModel):
         pixels = crop.pixels[None].float()
         return torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)[0].to(crop.pixels.dtype)
 
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         # Rows go through the projector later, as far as they are kept.
         with bypassed(self._core.multi_modal_projector, lambda features: features):
             out = self._core.get_image_features(torch.stack([crop.pixels for crop in crops]), return_dict=True)
-        return list(out.pooler_output)
+        return Sight(list(out.pooler_output))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self._core.multi_modal_projector(features)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..contracts import ModelShape, Sample, UserError
+from .abilities import FamilyInfo, reading_tower
 from .base import VisionLanguageModel
-from .data import Crop, FamilyInfo
+from .data import Crop, Shown, Sight
 from .encoder import Block
 from .kernels import slides
-from .signals import CLASS, CLIP, READABLE, TOWER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,52 +29,51 @@ class Llava(VisionLanguageModel):
     family = "llava"
     architecture = "LlavaForConditionalGeneration"
 
-    @staticmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    @classmethod
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         vision, text = config.vision_config, config.text_config
         if vision.model_type not in _CLASS_TOKEN:
             served = " and ".join(_CLASS_TOKEN)
-            raise UserError(f"The family llava serves the towers {served}, and this model has {vision.model_type}.")
+            raise UserError(
+                f"The family {cls.family} serves the towers {served}, and this model has {vision.model_type}."
+            )
         class_token = _CLASS_TOKEN[vision.model_type]
         if config.vision_feature_select_strategy != ("default" if class_token else "full"):
             raise UserError(
-                f"The family llava hands all patches and no more to the LLM, but vision_feature_select_strategy is "
-                f"{config.vision_feature_select_strategy!r} for a {vision.model_type}."
+                f"The family {cls.family} hands all patches and no more to the LLM, but vision_feature_select_strategy "
+                f"is {config.vision_feature_select_strategy!r} for a {vision.model_type}."
             )
         side = vision.image_size // vision.patch_size
         chosen = config.vision_feature_layer
         depth = vision.num_hidden_layers
-        places = {"pixel", "projector"}
-        if isinstance(chosen, int):  # features of several layers cannot be joined once one of them has merged
-            places.add("encoder")
+        if single := isinstance(chosen, int):
             last = chosen if chosen >= 0 else depth + 1 + chosen
         else:
             last = max(layer if layer >= 0 else depth + 1 + layer for layer in chosen)
-        if not slides(text):
-            places |= {"decoder", "attention"}
         shape = ModelShape(
-            family="llava", tokens=side * side, grid=(side, side), vision_layers=depth,
+            family=cls.family, tokens=side * side, grid=(side, side), vision_layers=depth,
             llm_layers=text.num_hidden_layers, class_token=class_token, feature_layers=last,
         )  # fmt: skip
-        signals = READABLE["encoder"] | READABLE["projector"]
-        if "decoder" in places:
-            signals |= READABLE["decoder"]
-        if not class_token:
-            signals -= CLASS
-        if vision.model_type != "clip_vision_model" or not isinstance(chosen, int):
-            signals -= CLIP  # its projection takes one layer's features
-        return shape, FamilyInfo("llava", frozenset(places), signals, signals & TOWER)
+        # Features of several layers cannot be joined once one of them has merged, nor does CLIP's projection take them.
+        info = reading_tower(
+            cls.family, class_token=class_token, clip=vision.model_type == "clip_vision_model" and single,
+            merging=single, llm=not slides(text),
+        )  # fmt: skip
+        return shape, info
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
-        # Older checkpoints leave these out; they follow from the model, and the processor counts placeholders by them.
-        config = model.config
-        self._patch = int(config.vision_config.patch_size)  # type: ignore[union-attr,arg-type]
-        processor.patch_size = self._patch  # type: ignore[attr-defined]
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy  # type: ignore
-        processor.num_additional_image_tokens = int(shape.class_token)  # type: ignore[attr-defined]
-        if processor.tokenizer.pad_token is None:  # type: ignore[attr-defined]
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token  # type: ignore[attr-defined]
+        self._patch = int(model.config.vision_config.patch_size)  # type: ignore[union-attr,arg-type]
+        self._complete()
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def _complete(self) -> None:
+        """Older checkpoints leave these out; they follow from the model, and placeholders are counted by them."""
+        processor: Any = self.processor
+        processor.patch_size = self._patch
+        processor.vision_feature_select_strategy = self.model.config.vision_feature_select_strategy  # type: ignore
+        processor.num_additional_image_tokens = int(self.shape.class_token)
 
     def prompt(self, sample: Sample, images: int) -> str:
         if getattr(self.processor, "chat_template", None):
@@ -82,19 +81,21 @@ class Llava(VisionLanguageModel):
         pictures = "\n".join([self.image_token] * images)
         return f"USER: {pictures}\n{sample.question or ''} ASSISTANT:"
 
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
-        begin = self.tokenizer.bos_token
-        templated = bool(begin) and all(p.startswith(begin) for p in prompts)
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
-            text=prompts, images=pictures, padding=True, add_special_tokens=not templated, return_tensors="pt"
-        )
-        crops = [
-            (Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),)
+            text=prompts, images=pictures, padding=True, add_special_tokens=not self._templated(prompts),
+            return_tensors="pt",
+        )  # fmt: skip
+        shown = [
+            Shown((Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),))
             for pixels, picture in zip(inputs["pixel_values"], pictures, strict=True)
         ]
-        return inputs["input_ids"], inputs["attention_mask"], crops
+        return inputs["input_ids"], inputs["attention_mask"], shown
+
+    def _templated(self, prompts: Sequence[str]) -> bool:
+        """Has the chat template put the begin token in front already?"""
+        begin = self.tokenizer.bos_token
+        return bool(begin) and all(prompt.startswith(begin) for prompt in prompts)
 
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         preprocess = self.processor.image_processor  # type: ignore[attr-defined]
@@ -122,7 +123,7 @@ class Llava(VisionLanguageModel):
         x, y = size[0] / 2, size[1] / 2
         return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
 
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> list[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
         chosen = self.model.config.vision_feature_layer  # type: ignore[union-attr]
         layers = [chosen] if isinstance(chosen, int) else list(chosen)  # type: ignore[arg-type]
@@ -131,7 +132,7 @@ class Llava(VisionLanguageModel):
         out = self.model.model.vision_tower(  # type: ignore[operator,union-attr]
             pixels, output_hidden_states=layers, return_dict=True, **extra
         )
-        return list(torch.cat([out.hidden_states[layer] for layer in layers], -1))
+        return Sight(list(torch.cat([out.hidden_states[layer] for layer in layers], -1)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.model.model.multi_modal_projector(features)  # type: ignore[operator,union-attr]

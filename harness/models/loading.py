@@ -38,16 +38,18 @@ def check_platform(device: str, dtype: str, attention: str) -> torch.dtype:
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (place.index or 0) >= there.get(place.type, 0):
         at_hand = ", ".join(f"{n} {kind}" for kind, n in there.items() if n)
-        raise UserError(f"Device {device!r} is not there; this machine has: {at_hand}.")
+        raise UserError(f"Device {device!r} is not there; this machine has: {at_hand}. Take --device cpu, or another.")
     if attention not in KERNELS:
         raise UserError(f"Attention kernel {attention!r} is not served: write one of {', '.join(KERNELS)}.")
     if attention.startswith("flash"):
         from transformers import utils
 
         installed = getattr(utils, f"is_flash_attn_{attention[-1]}_available")()
-        if not installed or place.type != "cuda" or _DTYPES[dtype] is torch.float32:
+        able = place.type == "cuda" and torch.cuda.get_device_capability(place) >= (8, 0)
+        if not installed or not able or _DTYPES[dtype] is torch.float32:
             raise UserError(
-                f"Attention kernel {attention} needs its package, a CUDA device and bf16 or fp16; take --attn sdpa."
+                f"Attention kernel {attention} needs its package, a CUDA device of the Ampere generation or newer, and "
+                "bf16 or fp16; take --attn sdpa."
             )
     return _DTYPES[dtype]
 

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-from .data import FamilyInfo
-from .kernels import slides
-from .signals import CLASS, CLIP, READABLE, TOWER
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-
-def joined_patches(family: str, text: PretrainedConfig, *tower: str) -> FamilyInfo:
-    """What such a family serves: of the tower the signals `tower` alone, since its keys are of patches, not tokens."""
-    places, signals = {"pixel", "projector"}, (READABLE["projector"] - TOWER - CLASS - CLIP) | {*tower}
-    if not slides(text):
-        places.add("decoder")
-        signals |= READABLE["decoder"]
-    return FamilyInfo(family, frozenset(places), frozenset(signals), frozenset(tower))
 
 
 @contextmanager

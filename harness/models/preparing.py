@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..contracts import Sample, UserError
-from .data import Batch
+from .data import Batch, Shown
 from .evidence import footprint
 
 if TYPE_CHECKING:
@@ -24,33 +25,40 @@ def prepare(model: VisionLanguageModel, samples: Sequence[Sample], pictures: Seq
     prompts = [model.prompt(s, len(p)) for s, p in zip(samples, pictures, strict=True)]
     ids, mask, shown = model.tokenise(prompts, [picture for own in pictures for picture in own])
     left = iter(shown)
-    # of every sample, the crops of every picture
-    crops = [[next(left) for _ in own] for own in pictures]
-    for row, (sample, own_crops) in enumerate(zip(samples, crops, strict=True)):
+    # of every sample, all pictures
+    seen = [[next(left) for _ in own] for own in pictures]
+    order = [_order(own) for own in seen]
+    for row, (sample, slots) in enumerate(zip(samples, order, strict=True)):
         found = int((ids[row] == model.placeholder).sum())
-        wanted = sum(crop.tokens for of_picture in own_crops for crop in of_picture)
-        if found != wanted:
+        if found != len(slots):
             raise UserError(
-                f"The processor gives sample {sample.id} {found} placeholders for {wanted} visual "
+                f"The processor gives sample {sample.id} {found} placeholders for {len(slots)} visual "
                 "tokens: its preprocessor_config.json does not fit its config.json."
             )
     _check_length(model, samples, pictures, mask)
     evidence = [
         footprint(sample.regions, number, crop.under, crop.grid)
-        for sample, own_crops in zip(samples, crops, strict=True)
-        for number, of_picture in enumerate(own_crops)
-        for crop in of_picture
+        for sample, own in zip(samples, seen, strict=True)
+        for number, picture in enumerate(own)
+        for crop in picture.crops
     ]
     to = model.device
     return Batch(
         sample_ids=tuple(s.id for s in samples),
-        crops=tuple(c.to(to) for own_crops in crops for of_picture in own_crops for c in of_picture),
-        owner=tuple(row for row, own_crops in enumerate(crops) for of_picture in own_crops for _ in of_picture),
+        crops=tuple(crop.to(to) for own in seen for picture in own for crop in picture.crops),
+        owner=tuple(row for row, own in enumerate(seen) for picture in own for _ in picture.crops),
         input_ids=ids.to(to),
         attention_mask=mask.to(to),
+        order=tuple(slots.to(to) for slots in order),
         evidence=tuple(areas.to(to) for areas in evidence),
         questions=tuple(s.question or "" for s in samples),
     )
+
+
+def _order(pictures: Sequence[Shown]) -> torch.Tensor:
+    """See `Batch.order`."""
+    firsts = accumulate((len(picture.crops) for picture in pictures), initial=0)
+    return torch.cat([picture.slots(first) for picture, first in zip(pictures, firsts, strict=False)])
 
 
 def _check_question(model: VisionLanguageModel, sample: Sample, pictures: Sequence[Image]) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
+from .abilities import FamilyInfo, joining_patches
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, FamilyInfo
+from .data import Crop, Shown, Sight
 from .encoder import Block
-from .packing import bypassed, joined_patches, unit_means
+from .kernels import slides
+from .packing import bypassed, unit_means
 from .taps import Seen, tap
 
 if TYPE_CHECKING:
@@ -36,33 +38,31 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     family = "qwen2_5_vl"
     architecture = "Qwen2_5_VLForConditionalGeneration"
 
-    @staticmethod
-    def describe(config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
+    @classmethod
+    def describe(cls, config: PretrainedConfig) -> tuple[ModelShape, FamilyInfo]:
         text = config.text_config
         shape = ModelShape(
-            family="qwen2_5_vl", tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
+            family=cls.family, tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
             vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers,
         )  # fmt: skip
-        return shape, joined_patches("qwen2_5_vl", text, "received_attention")
+        return shape, joining_patches(cls.family, "received_attention", llm=not slides(text))
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
         self._core: Any = model.model
         self._merge = int(model.config.vision_config.spatial_merge_size)  # type: ignore[union-attr,arg-type]
 
-    def tokenise(
-        self, prompts: list[str], pictures: list[Image]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Crop]]]:
+    def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=prompts, images=pictures, padding=True, return_tensors="pt"
         )
         grids = inputs["image_grid_thw"]
         pixels = torch.split(inputs["pixel_values"], grids.prod(1).tolist())
-        crops = [
-            (Crop(own, (high // self._merge, wide // self._merge), picture, (0, 0, *picture.size)),)
+        shown = [
+            Shown((Crop(own, (high // self._merge, wide // self._merge), picture, (0, 0, *picture.size)),))
             for own, (_, high, wide), picture in zip(pixels, grids.tolist(), pictures, strict=True)
         ]
-        return inputs["input_ids"], inputs["attention_mask"], crops
+        return inputs["input_ids"], inputs["attention_mask"], shown
 
     def limit_pixels(self, least: int, most: int) -> None:
         self.processor.image_processor.size = {"shortest_edge": least, "longest_edge": most}  # type: ignore[attr-defined]
@@ -74,15 +74,17 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         pixels: torch.Tensor = steps([small], do_resize=False, return_tensors="pt")["pixel_values"]
         return pixels
 
-    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sequence[torch.Tensor]:
+    def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
+        return Sight(self._encoded(crops).pooler_output)
+
+    def _encoded(self, crops: Sequence[Crop]) -> Any:
+        """The output of the model's own features function, with features that have not gone through the merger."""
         merger = self._core.visual.merger
         # The merger's rows go through it later, as far as they are kept; the tower puts them in order by itself.
         with bypassed(merger, lambda patches: patches.reshape(-1, merger.hidden_size)):
-            out = self._core.get_image_features(
+            return self._core.get_image_features(
                 torch.cat([crop.pixels for crop in crops]), self._thw([crop.grid for crop in crops]), return_dict=True
             )
-        features: Sequence[torch.Tensor] = out.pooler_output
-        return features
 
     def _thw(self, grids: Sequence[Grid]) -> torch.Tensor:
         sides = [(1, rows * self._merge, columns * self._merge) for rows, columns in grids]
@@ -105,8 +107,8 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         found: dict[str, Sequence[torch.Tensor]] = {}
         if names and str(self.model.config._attn_implementation).startswith("flash"):  # type: ignore[union-attr]
             raise UserError(
-                "Flash attention sees all windows of a Qwen tower at once, and this method reads them apart: "
-                "add --attn sdpa."
+                "Flash attention sees all windows and pictures of a Qwen tower at once, and this method reads them "
+                "apart: add --attn sdpa."
             )
         with ExitStack() as stack:
             for name in names:
@@ -118,17 +120,19 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
 
     def _received(self, windows: Sequence[Seen], grids: Sequence[Grid]) -> list[torch.Tensor]:
         """[heads, tokens] of every image, from the calls of one layer, one per window or image."""
-        from transformers.vision_utils import get_vision_window_index
-
-        vision: Any = self._core.visual
         # a window's rows count by their number, so that the mean is one over all rows of an image
         rows = torch.cat([seen.mean_row(range(seen.length))[0] * seen.length for seen in windows], -1)
-        index, _ = get_vision_window_index(
-            self._thw(grids), self._merge, vision.config.window_size, vision.config.patch_size
-        )
-        units = unit_means(rows, self._merge**2)[:, torch.argsort(index)]
+        units = self._raster(unit_means(rows, self._merge**2), grids)
         counts = [rows * columns for rows, columns in grids]
         return [own / (own.shape[-1] * self._merge**2) for own in torch.split(units, counts, -1)]
+
+    def _raster(self, units: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
+        """[heads, tokens] of all images in the tower's order, which is that of windows, to raster order."""
+        from transformers.vision_utils import get_vision_window_index
+
+        vision = self._core.visual.config
+        index, _ = get_vision_window_index(self._thw(grids), self._merge, vision.window_size, vision.patch_size)
+        return units[:, torch.argsort(index)]
 
     @property
     def blocks(self) -> list[Block]:

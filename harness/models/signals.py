@@ -14,34 +14,13 @@ import torch
 from torch import nn
 
 from ..contracts import Stage
+from ..watching import Watch
+from .abilities import LAST_LAYER, NEXT_LAYER, TOWER
 from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
 
 if TYPE_CHECKING:
     from .cutter import Span
-
-CLIP = frozenset({"clip_patches", "clip_text"})
-"""Signals of a text encoder, a checkpoint of its own."""
-
-CLASS = frozenset({"class_attention", "class_query", "class_token"})
-"""Signals of towers with a class token."""
-
-TOWER = frozenset({"class_attention", "class_query", "keys", "received_attention"})
-"""Signals of single vision layers, named `signal@layer`."""
-
-LAST_LAYER = frozenset({"last_attention", "text_attention", "keys", "text_keys", "prompt_queries", "prompt_keys"})
-"""Signals of the LLM layer before a cut that its attention has to be tapped for."""
-
-NEXT_LAYER = frozenset({"next_last_attention", "next_text_attention", "next_visual_attention", "next_keys"})
-"""Signals of the LLM layer behind a cut, which is asked before the cut."""
-
-READABLE: Mapping[str, frozenset[str]] = {
-    "pixel": frozenset(),
-    "encoder": frozenset({"keys"}),
-    "projector": TOWER | CLASS | CLIP | {"features", "text_embeddings", "evidence"},
-    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places", "visible"},
-}
-"""Signals that are at hand at each place, without the `@layer` behind them."""
 
 TOKEN_AXIS: Mapping[str, int | None] = {
     "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,
@@ -70,18 +49,19 @@ def joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def tower_signals(
-    blocks: Sequence[Block], reads: Collection[str], found: dict[str, Sequence[torch.Tensor]], *, class_token: bool
-) -> Iterator[None]:
+    blocks: Sequence[Block], reads: Collection[str], found: dict[str, Sequence[torch.Tensor]], *, class_token: bool,
+    watch: Watch,
+) -> Iterator[None]:  # fmt: skip
     """Catch the signals of vision layers in `found`, a tensor per image, while the tower runs once."""
     with ExitStack() as stack:
         for name in sorted(reads):
             if kind(name) in TOWER:
                 layer = int(name.partition("@")[2])
-                stack.enter_context(tap(blocks[layer].attention, _tower_listener(name, found, int(class_token))))
+                stack.enter_context(tap(blocks[layer].attention, _tower_listener(name, found, int(class_token), watch)))
         yield
 
 
-def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: int) -> Listener:
+def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: int, watch: Watch) -> Listener:
     """`first` is the first patch of a row: 1 behind a class token."""
     read: Mapping[str, Callable[[Seen], torch.Tensor]] = {
         "class_attention": lambda seen: seen.rows([0])[:, :, 0, first:],
@@ -91,7 +71,8 @@ def _tower_listener(name: str, found: dict[str, Sequence[torch.Tensor]], first: 
     }
 
     def see(seen: Seen) -> None:
-        found[name] = read[kind(name)](seen).unbind()
+        with watch.phase("compressor"):
+            found[name] = read[kind(name)](seen).unbind()
 
     return see
 

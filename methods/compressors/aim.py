@@ -9,8 +9,9 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import top
-from ..pairs import pair_alike
+from ..attention import page_rank, standing
+from ..ops import best
+from ..pairs import merge_rounds
 
 
 @compressor(
@@ -59,7 +60,7 @@ class Aim:
         reads = ("prompt_queries", "prompt_keys", "places", *(["visible"] if self.mask else []))
         layers = self.layers or [shape.scale(layer, of=28) for layer in range(15, 23)]
         left = {layer: keep * (7 - cut) // 8 for cut, layer in enumerate(layers) if self.prune}
-        cuts = [Stage("decoder", n, i, reads if n else (), joint=True, masks=self.mask) for i, n in left.items()]
+        cuts = [Stage("decoder", n, i, reads, joint=True, masks=self.mask) for i, n in left.items()]
         return (Stage("projector", keep), *cuts)
 
     def reduce(self, view: View, keep: int) -> Reduction:
@@ -67,56 +68,7 @@ class Aim:
             return merge_rounds(view.tokens, keep)
         n = view.tokens.shape[1]
         if keep == 0:
-            return Reduction.keep(view.tokens.new_zeros(len(view.tokens), 0, dtype=torch.long), n)
+            return Reduction.keep(torch.zeros_like(view.tokens[..., 0], dtype=torch.bool), n)
         visible, places = view.signals.get("visible"), view["places"]
         rank = page_rank(view["prompt_queries"], view["prompt_keys"], visible)
-        return Reduction.keep(top(-standing(rank, places, visible), keep), n, position="keep")
-
-
-def standing(rank: torch.Tensor, places: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-    """How many tokens of the prompt come before each of those at `places` [batch, n], by `rank` [batch, length].
-
-    Text comes first, what is not visible last. Ranks of tokens that hardly anything attends to are so small that their
-    squares are zero in float32; the order of such equals is that of the sort in the code, over the whole prompt.
-    """
-    text = torch.ones_like(rank, dtype=torch.bool).scatter_(1, places, False)
-    sorted_by = rank.masked_fill(text, torch.inf)
-    if visible is not None:
-        sorted_by = sorted_by.masked_fill(~visible, -1)
-    return sorted_by.argsort(dim=-1, descending=True).argsort(dim=-1).gather(1, places)
-
-
-def merge_rounds(tokens: torch.Tensor, keep: int) -> Reduction:
-    """Rounds that halve [batch, n, dim] tokens, the last one as far as is needed."""
-    whole = Reduction.identity(*tokens.shape[:2])
-    while tokens.shape[1] > keep:
-        groups, anchor = pair_alike(tokens, tokens.shape[1] - keep)
-        merged = Reduction.merge(groups, anchor=anchor, position="renumber")
-        whole, tokens = whole.then(merged), merged.apply(tokens)
-    return whole
-
-
-def page_rank(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-    """How much attention reaches each token by way of others: [batch, heads, length, d] to [batch, length].
-
-    The root mean square of `walk` over heads, one of which is in memory at a time. `visible` [batch, length] is False
-    for tokens that no token may attend to.
-    """
-    heads, length, dim = queries.shape[1:]
-    ahead = torch.ones(length, length, dtype=torch.bool, device=queries.device).triu(1)
-    hidden = ahead if visible is None else ahead | ~visible[:, None]
-    squares = torch.zeros((), device=queries.device)
-    for head in range(heads):
-        key = keys[:, head * keys.shape[1] // heads]
-        logits = queries[:, head].float() @ key.float().mT / dim**0.5
-        squares = squares + walk(logits.masked_fill(hidden, -torch.inf)).square()
-    return (squares / heads).sqrt()
-
-
-def walk(logits: torch.Tensor, temperature: float = 0.1, steps: int = 5) -> torch.Tensor:
-    """Where a uniform start gets by `steps` of a softmax over each row: [..., length, length] to [..., length]."""
-    moves = (logits / temperature).softmax(-1)
-    share = moves.new_full(logits.shape[:-1], 1 / logits.shape[-1])[..., None, :]
-    for _ in range(steps):
-        share = share @ moves
-    return share[..., 0, :]
+        return Reduction.keep(best(-standing(rank, places, visible), keep), n, position="keep")

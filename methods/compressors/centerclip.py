@@ -9,13 +9,14 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
+from ..clustering import affinity, k_medoids, spectrum
 from ..frames import frames_of
-from ..ops import squared_distances
 
 
 @compressor(
     "centerclip",
     places=("projector",),
+    frames=True,
     paper="arXiv 2205.00823",
     repository="mzhaoshuai/CenterCLIP",
     verified="selection",
@@ -68,61 +69,3 @@ class CenterCLIP:
         if not self.mean:
             return Reduction.keep(anchor, n, position="renumber")
         return Reduction.merge(torch.cat(groups, 1), anchor=anchor, position="renumber")
-
-
-def k_medoids(
-    points: torch.Tensor, clusters: int, *, cosine: bool = False, rounds: int = 100
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Medoids [batch, clusters], ascending, and the cluster of every point [batch, n], of points [batch, n, dim].
-
-    Starts from the longest vector and then the point farthest from the nearest chosen one (KKZ). Every round a point
-    joins its nearest medoid, and the member with the smallest summed distance becomes the medoid; of equals the first.
-    """
-    size, n, _ = points.shape
-    distance = _distances(points, cosine)
-    distance.diagonal(dim1=1, dim2=2).sub_(1)  # a duplicate is farther from a point than that point itself
-    medoids = torch.zeros(size, clusters, dtype=torch.long, device=points.device)
-    if clusters == 0:
-        return medoids, torch.full((size, n), -1, device=points.device)
-    rows = torch.arange(size, device=points.device)
-    medoids[:, 0] = points.norm(dim=-1).argmax(-1)
-    nearest = distance[rows, medoids[:, 0]]
-    for step in range(1, clusters):
-        medoids[:, step] = nearest.argmax(-1)
-        nearest = torch.minimum(nearest, distance[rows, medoids[:, step]])
-    for _ in range(rounds):
-        member = torch.nn.functional.one_hot(_nearest(distance, medoids), clusters).to(distance)
-        moved = (distance @ member).masked_fill(member == 0, torch.inf).argmin(1)
-        settled, medoids = torch.equal(moved, medoids), moved
-        if settled:
-            break
-    medoids = medoids.sort(dim=1).values
-    return medoids, _nearest(distance, medoids)
-
-
-def _distances(points: torch.Tensor, cosine: bool) -> torch.Tensor:
-    if cosine:
-        unit = torch.nn.functional.normalize(points, dim=-1)
-        return 1 - unit @ unit.mT
-    return squared_distances(points).sqrt()
-
-
-def _nearest(distance: torch.Tensor, medoids: torch.Tensor) -> torch.Tensor:
-    return distance.gather(2, medoids[:, None].expand(-1, distance.shape[1], -1)).argmin(-1)
-
-
-def affinity(points: torch.Tensor, sigma: float, neighbours: int | None = None) -> torch.Tensor:
-    """Heat kernel of Euclidean distances, zero where neither of two points is among the other's nearest."""
-    squared = squared_distances(points)
-    weights = torch.exp(-squared / (2 * sigma**2))
-    if neighbours is None:
-        return weights
-    near = torch.zeros_like(weights).scatter_(2, squared.topk(neighbours, largest=False).indices, 1.0)
-    return weights * torch.maximum(near, near.mT)
-
-
-def spectrum(weights: torch.Tensor, clusters: int) -> torch.Tensor:
-    """Rows of the last left singular vectors of the normalised Laplacian, at unit length."""
-    scale = weights.sum(-1).rsqrt()
-    laplacian = torch.eye(weights.shape[-1]).to(weights) - scale[:, :, None] * weights * scale[:, None]
-    return torch.nn.functional.normalize(torch.linalg.svd(laplacian).U[..., -clusters:], dim=-1)

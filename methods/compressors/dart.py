@@ -9,7 +9,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import select, top
+from ..ops import best, select
 
 
 @compressor(
@@ -52,7 +52,7 @@ class Dart:
     def reduce(self, view: View, keep: int) -> Reduction:
         visual, text = strongest(view["keys"], min(self.pivots, keep)), strongest(view["text_keys"], self.text_pivots)
         visited = torch.cat([select(view["normed"], visual), select(view["text_normed"], text)], 1)
-        return Reduction.keep(unlike(view["normed"], visual, visited, keep), view.tokens.shape[1], position="keep")
+        return Reduction.keep(unlike(view["normed"], visual, visited, keep), view.tokens.shape[1])
 
 
 def strongest(keys: torch.Tensor, count: int) -> torch.Tensor:
@@ -63,13 +63,12 @@ def strongest(keys: torch.Tensor, count: int) -> torch.Tensor:
 def unlike(tokens: torch.Tensor, own: torch.Tensor, pivots: torch.Tensor, keep: int) -> torch.Tensor:
     """Of [batch, n, dim] tokens `own` [batch, p], and the others that `pivots` [batch, q, dim] are least like.
 
-    Returns [batch, keep] indices, ascending. Pivots are visited in their order.
+    Returns [batch, n] True at `keep` of them. Pivots are visited in their order.
     """
     unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
     distance = -torch.nn.functional.normalize(pivots.float(), dim=-1) @ unit.mT
     taken = torch.zeros_like(tokens[..., 0], dtype=torch.bool).scatter_(1, own, True)
     share, more = divmod(keep - own.shape[1], max(pivots.shape[1], 1))
     for turn in range(pivots.shape[1]):
-        picks = top(distance[:, turn].masked_fill(taken, -torch.inf), share + (turn < more))
-        taken.scatter_(1, picks, True)
-    return taken.nonzero()[:, 1].view(len(tokens), keep)
+        taken |= best(distance[:, turn].masked_fill(taken, -torch.inf), share + (turn < more))
+    return taken

@@ -8,7 +8,7 @@ from itertools import pairwise
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import absorb, behind_class_token, top
+from ..ops import absorb, behind_class_token, best
 
 
 @compressor(
@@ -69,7 +69,7 @@ class DuetVLM:
     def reduce(self, view: View, keep: int) -> Reduction:
         if view.place == "decoder":
             scores = view["next_text_attention"].float().mean((1, 2))
-            return Reduction.keep(top(scores, keep), scores.shape[1], position="renumber")
+            return Reduction.keep(best(scores, keep), scores.shape[1], position="renumber")
         contextual = max(0, min(round(keep * self.contextual), keep - 1))
         scores, keys = view["class_attention@-2"].float().sum(1), view["keys@-2"].float().mean(1)[:, 1:]
         joined = absorb(scores, keys, keep - contextual - 1, contextual, pool=self.width * contextual)

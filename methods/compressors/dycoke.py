@@ -9,12 +9,13 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of
+from ..frames import clips_of
 
 
 @compressor(
     "dycoke",
     places=("projector",),
+    frames=True,
     clips=True,
     keeps_order=False,
     paper="arXiv 2411.15024",
@@ -49,9 +50,9 @@ class DyCoke:
         return (Stage("projector", max(keep, -(-shape.tokens // 4)), joint=True),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        frames = frames_of(view)
-        size, total, dim = view.tokens.shape
-        n = total // frames
+        unit = torch.nn.functional.normalize(clips_of(view), dim=-1)
+        size, frames, n, _ = unit.shape
+        total = frames * n
         earlier = references(frames, complete=self.complete)
         left = keep - n * earlier.count(None)
         if left < 0:
@@ -60,7 +61,6 @@ class DyCoke:
                 f"{total} tokens are fewer: give it longer clips or a larger budget"
             )
         share, more = divmod(left, max(frames - earlier.count(None), 1))
-        unit = torch.nn.functional.normalize(view.tokens.float().view(size, frames, n, dim), dim=-1)
         picks, pruned = [], 0
         for frame, other in enumerate(earlier):
             order = torch.arange(n, device=unit.device).expand(size, n)

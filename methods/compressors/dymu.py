@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Refusal, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..pairs import best_partners, merge_stages, pair_above
-
-Schedule = Literal["constant", "linear", "reverse_linear"]
+from ..pairs import Ramp, best_partners, find_threshold, merge_stages, pair_above, share_out
 
 
 @compressor(
@@ -46,7 +43,7 @@ class DyMU:
     """
 
     thresholds: tuple[float, ...] | None = None
-    schedule: Schedule = "constant"
+    schedule: Ramp = "constant"
     unmerge: bool = True
 
     def __post_init__(self) -> None:
@@ -75,21 +72,3 @@ class DyMU:
             threshold = torch.stack([find_threshold(row, n - protected - keep) for row in best])[:, None]
         groups, anchor = pair_above(metric, threshold, protected)
         return Reduction.merge(groups, view.sizes, anchor=anchor, position="renumber")
-
-
-def share_out(total: int, layers: int, schedule: Schedule) -> list[int]:
-    """How many of `total` merges each layer does: as many everywhere, or ever fewer, or ever more."""
-    if schedule == "constant":
-        return [total // layers + int(layer < total % layers) for layer in range(layers)]
-    first = 2 * total // layers
-    found: list[int] = []
-    for layer in range(layers):
-        found.append(min(int(first - layer * (first / layers)), total - sum(found)))
-    found[0] += total - sum(found)  # a ramp of small numbers falls short
-    return found if schedule == "linear" else found[::-1]
-
-
-def find_threshold(similarities: torch.Tensor, merges: int) -> torch.Tensor:
-    """The similarity of the first edge that is not merged where `merges` of all edges of a set are, at least 0."""
-    ranked = similarities.flatten().sort(descending=True).values
-    return ranked[min(merges, len(ranked) - 1)].clamp(min=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import top
+from ..ops import best
 
 
 @compressor(
@@ -25,5 +27,5 @@ def fastervlm(view: View, keep: int) -> Reduction:
 
     Departs from the code: nothing known. A tower without a class token has no such signal, and the method is refused.
     """
-    scores = view["class_attention@-2"].float().mean(1)
-    return Reduction.keep(top(scores, keep), scores.shape[1], position="renumber")
+    marks = best(view["class_attention@-2"].sum(1, dtype=torch.float32), keep)  # sums rank as means do
+    return Reduction.keep(marks, marks.shape[1], position="renumber")

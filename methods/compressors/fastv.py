@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import top
+from ..ops import best
 
 
 @compressor(
@@ -41,4 +41,4 @@ class FastV:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         scores = view["last_attention"].mean(1)
-        return Reduction.keep(top(scores, keep), scores.shape[1], position="keep")
+        return Reduction.keep(best(scores, keep), scores.shape[1], position="keep")

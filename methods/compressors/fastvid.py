@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 import torch
@@ -11,13 +10,16 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of, mixed
-from ..ops import density_peaks, top
+from ..clustering import density_peaks
+from ..frames import clips_of, mixed
+from ..ops import best
+from ..windows import segments
 
 
 @compressor(
     "fastvid",
     places=("projector",),
+    frames=True,
     needs=("received_attention@-2",),
     budget_kind="at_most",
     merges=True,
@@ -59,12 +61,11 @@ class FastVID:
         return (Stage("projector", keep, reads=("received_attention@-2",), joint=True),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        frames = frames_of(view)
-        size, n, _ = view.tokens.shape
-        tokens = view.tokens.float().reshape(size, frames, n // frames, -1)
-        attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)
+        tokens = clips_of(view)
+        _, frames, n, _ = tokens.shape
+        attention = view["received_attention@-2"].float().mean(1).view(tokens.shape[:3])
         each = keep // frames
-        noise = view.noise(frames, tokens.shape[2] - each + int(each * self.contextual))
+        noise = view.noise(frames, n - each + int(each * self.contextual))
         clips = zip(tokens, tokens.mean(2), attention, noise, strict=True)
         return mixed([self.clip(*clip, each) for clip in clips])
 
@@ -81,13 +82,12 @@ class FastVID:
         """
         frames, n, _ = tokens.shape
         shared = int(each * self.contextual)
-        salient, room = top(attention, each - shared), n - each + shared
+        salient, room = best(attention, each - shared), n - each + shared
         places = torch.arange(frames * n, device=tokens.device).view(frames, n)
-        other = torch.ones_like(places, dtype=torch.bool).scatter_(1, salient, False)
-        others, unit = places[other].view(frames, room), torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
+        others, unit = places[~salient].view(frames, room), torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
         peaks, _ = density_peaks(tokens.flatten(0, 1)[others], 4, noise)
         ranked = others.gather(1, peaks.sort(dim=1, descending=True, stable=True).indices)
-        anchors = [places.gather(1, salient).flatten()]
+        anchors = [places[salient]]
         rows = [torch.nn.functional.one_hot(anchors[0], frames * n).float()]
         first = 0
         for length in segments(features, self.segments, self.tau):
@@ -117,12 +117,3 @@ class FastVID:
         weights[:, pool] = (1 - own) * member / count.clamp(min=1)
         weights[torch.arange(len(anchors)), anchors] += own[:, 0]
         return weights
-
-
-def segments(features: torch.Tensor, fewest: int, tau: float) -> list[int]:
-    """Frames of every segment of [frames, dim]: cut at neighbours whose cosine is below tau, and at the lowest."""
-    alike = torch.nn.functional.cosine_similarity(features[:-1], features[1:], dim=-1)
-    cuts = alike < tau
-    cuts[alike.sort(stable=True).indices[: fewest - 1]] = True
-    ends = [*cuts.nonzero()[:, 0].tolist(), len(features) - 1]
-    return [end - before for before, end in pairwise([-1, *ends])]

@@ -9,7 +9,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import top
+from ..ops import best, top
 
 
 @compressor(
@@ -62,5 +62,5 @@ class HiPrune:
         anchors = top(objects, round(keep * self.alpha / 5))
         buffers = anchors[..., None] + torch.tensor([-1, 1, -width, width], device=deep.device)
         rank = torch.zeros_like(deep).scatter_(1, buffers.flatten(1).clamp(0, n - 1), 1.0).scatter_(1, anchors, 2.0)
-        picks = top(deep + rank * (deep.amax(1, keepdim=True) + 1), keep)
-        return Reduction.keep(picks, n, position="renumber")
+        marks = best(deep + rank * (deep.amax(1, keepdim=True) + 1), keep)
+        return Reduction.keep(marks, n, position="renumber")

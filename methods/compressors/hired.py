@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,8 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import frames_of
-from ..ops import top
+from ..frames import sizes_of
+from ..ops import best
 
 
 @compressor(
@@ -50,32 +51,30 @@ class HiRED:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         scores = view["class_attention@-2"].float().sum(1)
-        size, n = scores.shape
-        crops = frames_of(view)
-        if crops == 1 or keep == n:
-            return Reduction.keep(top(scores, keep), n, position="renumber")
-        salience = view["class_attention@0"].float().sum(1)[:, : n // crops]
-        counts = allocate(salience, crops, keep, self.alpha)
-        order = scores.view(size, crops, -1).sort(dim=-1, descending=True, stable=True).indices
-        taken = torch.arange(order.shape[2], device=order.device) < counts[..., None]
-        kept = torch.zeros_like(taken).scatter_(2, order, taken).flatten(1)
-        return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="renumber")
+        n, sizes = scores.shape[1], sizes_of(view)
+        if len(sizes) == 1 or keep == n:
+            return Reduction.keep(best(scores, keep), n, position="renumber")
+        salience = view["class_attention@0"][..., : sizes[0]].float().sum(1)
+        whole, shares = allocate(salience, sizes[1:], keep, self.alpha)
+        parts = torch.split(scores[:, sizes[0] :], sizes[1:], 1)
+        marks = [best(part, share) for part, share in zip(parts, torch.split(shares, 1, 1), strict=True)]
+        return Reduction.keep(torch.cat([best(scores[:, : sizes[0]], whole), *marks], 1), n, position="renumber")
 
 
-def allocate(salience: torch.Tensor, crops: int, total: int, alpha: float) -> torch.Tensor:
-    """How many tokens each crop of a picture keeps, [batch, crops], the whole picture first.
+def allocate(salience: torch.Tensor, sizes: Sequence[int], total: int, alpha: float) -> tuple[int, torch.Tensor]:
+    """How many tokens a picture as a whole keeps, and each of its parts, [batch, parts].
 
     The whole gets int(total * alpha). The parts share the rest by how many of the int(n * (1 - alpha)) most salient
     tokens of the whole fall into theirs of the equal runs that its raster is cut into; shares are rounded down.
 
     Args:
         salience: [batch, n] of the tokens of the whole picture.
-        total: tokens of all crops together.
+        sizes: tokens of every part.
+        total: what is to be left of the whole and all parts together.
     """
-    size, n = salience.shape
-    whole = min(int(total * alpha), n)
-    rest = min(total - whole, (crops - 1) * n)
-    run = top(salience, int(n * (1 - alpha))) * (crops - 1) // n
-    found = salience.new_zeros(size, crops - 1).scatter_add_(1, run, torch.ones_like(run, dtype=salience.dtype))
-    shares = (found / found.sum(1, keepdim=True).clamp(min=1) * rest).long().clamp(max=n)
-    return torch.cat([torch.full_like(shares[:, :1], whole), shares], 1)
+    n, parts = salience.shape[1], len(sizes)
+    whole, salient = min(int(total * alpha), n), int(n * (1 - alpha))
+    marks = torch.nn.functional.pad(best(salience, salient), (0, -n % parts))
+    found = marks.view(len(marks), parts, -1).sum(-1) / max(salient, 1)
+    shares = (found * min(total - whole, sum(sizes))).long()
+    return whole, torch.minimum(shares, torch.tensor(sizes, device=shares.device))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import torch
@@ -11,13 +12,16 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import Rows, frames_of, grouped
-from ..ops import dpc_knn, largest_share, select, top
+from ..clustering import dpc_knn
+from ..frames import Rows, clips_of, grouped
+from ..ops import fold, largest_share, top
+from ..windows import Group, find_windows, parted, stands_still
 
 
 @compressor(
     "holitom",
     places=("projector", "decoder"),
+    frames=True,
     needs=("received_attention@-2", "last_attention"),
     budget_kind="at_most",
     merges=True,
@@ -70,34 +74,28 @@ class HoliTom:
     def reduce(self, view: View, keep: int) -> Reduction:
         if view.place == "decoder":
             return fold(view.tokens, view["last_attention"].float().mean(1), min(keep, view.tokens.shape[1]))
-        size, n, _ = view.tokens.shape
-        frames = frames_of(view)
-        clips = view.tokens.float().view(size, frames, n // frames, -1)
-        attention = view["received_attention@-2"].float().mean(1).view(size, frames, -1)
-        noise = view.noise(frames, n // frames)
-        merged = []
-        for clip, seen, draws in zip(clips, attention, noise, strict=True):
-            static = stands_still(clip, self.tau)
-            windows, _ = find_windows(static)
-            share = largest_share(counter(windows, static), keep)
-            given = [draws[start] for start, _ in windows]
-            merged.append(self.merge(clip, seen, windows, static, share, given))
+        clips, merged = clips_of(view), []
+        attention = view["received_attention@-2"].float().mean(1).view(clips.shape[:3])
+        for clip, seen, draws in zip(clips, attention, view.noise(*clips.shape[1:3]), strict=True):
+            groups = find_groups(clip, self.tau)
+            share = largest_share(partial(count, groups), keep)
+            merged.append(self.merge(clip, seen, groups, share, draws))
         return grouped(merged)
 
     def merge(
-        self, clip: torch.Tensor, attention: torch.Tensor, windows: list[tuple[int, int]], static: torch.Tensor,
-        share: float, noise: list[torch.Tensor],
-    ) -> Rows:  # fmt: skip
-        """One clip [frames, n, dim], with draws of every window, as many as are needed."""
+        self, clip: torch.Tensor, attention: torch.Tensor, groups: Sequence[Group], share: float, noise: torch.Tensor
+    ) -> Rows:
+        """One clip [frames, n, dim], with attention and noise [frames, n]; a window's draws are its first frame's."""
         rows = Rows(clip)
-        for (start, end), draws in zip(windows, noise, strict=True):
-            window, (places, others) = slice(start, end + 1), split(static, start, end)
-            if clusters := round(len(places) * share):
-                groups, weights, centres = self.cluster(clip[window, places].mean(0), clusters, draws[: len(places)])
-                rows.add(window, places, groups, weights / (end + 1 - start), centres)
-            each = torch.arange(ceil(len(others) * share), device=clip.device)
-            for frame, scores in enumerate(attention[window, others], start):
-                rows.add(slice(frame, frame + 1), others[top(scores, len(each))], each, 1.0, each)
+        for window, places in groups:
+            frames, wanted = window.stop - window.start, left((window, places), share)
+            if wanted and frames > 1:
+                draws = noise[window.start, : len(places)]
+                mine, weights, centres = self.cluster(clip[window, places].mean(0), wanted, draws)
+                rows.add(window, places, mine, weights / frames, centres)
+            elif wanted:
+                each, kept = torch.arange(wanted, device=clip.device), top(attention[window.start, places], wanted)
+                rows.add(window, places[kept], each, 1.0, each)
         return rows
 
     def cluster(
@@ -113,57 +111,19 @@ class HoliTom:
         return groups, weights, centres
 
 
-def stands_still(clip: torch.Tensor, tau: float) -> torch.Tensor:
-    """[frames, n, dim] to [frames - 1, n]: whether a place looks in the next frame as it does now."""
-    return torch.nn.functional.cosine_similarity(clip[:-1], clip[1:], dim=-1) > tau
+def find_groups(clip: torch.Tensor, tau: float) -> list[Group]:
+    """The groups of a clip [frames, n, dim], in the windows that save most static tokens."""
+    static = stands_still(clip, tau)
+    windows, _ = find_windows(static)
+    return parted((slice(first, last + 1), static[first:last].all(0)) for first, last in windows)
 
 
-def find_windows(static: torch.Tensor) -> tuple[list[tuple[int, int]], int]:
-    """The split of frames that saves most: windows (first and last frame), and static tokens saved.
-
-    A window saves its static places once for each frame but one. Of equal splits the one of the shortest last windows.
-    """
-    frames = len(static) + 1
-    saved: list[list[int]] = [
-        [step * int(count) for step, count in enumerate(static[start:].cumprod(0).sum(1).tolist(), 1)]
-        for start in range(frames - 1)
-    ]
-    best, first = [0] * (frames + 1), [0] * frames  # best[i]: of the frames before i
-    for end in range(frames):
-        best[end + 1], first[end] = best[end], end
-        for start in range(end - 1, -1, -1):
-            if (total := best[start] + saved[start][end - start - 1]) > best[end + 1]:
-                best[end + 1], first[end] = total, start
-    windows, end = [], frames - 1
-    while end >= 0:
-        windows.append((first[end], end))
-        end = first[end] - 1
-    return windows[::-1], best[-1]
+def count(groups: Sequence[Group], share: float) -> int:
+    """How many tokens a share of every group is."""
+    return sum(left(group, share) for group in groups)
 
 
-def split(static: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places that are static all through a window, and the others; in a window of one frame none is."""
-    still = static[start:end].all(0) if end > start else torch.zeros_like(static[0:1].any(0))
-    return still.nonzero()[:, 0], (~still).nonzero()[:, 0]
-
-
-def counter(windows: list[tuple[int, int]], static: torch.Tensor) -> Callable[[float], int]:
-    """How many tokens of a clip a share of static and other tokens alike leaves."""
-    parts = [(end - start + 1, *(len(p) for p in split(static, start, end))) for start, end in windows]
-    return lambda share: sum(round(still * share) + length * ceil(others * share) for length, still, others in parts)
-
-
-def fold(tokens: torch.Tensor, scores: torch.Tensor, keep: int) -> Reduction:
-    """Keep the best of [batch, n, dim] tokens in order; the others, one by one, average into the most similar one."""
-    kept = top(scores, keep)
-    stays = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, kept, True)
-    others = (~stays).nonzero()[:, 1].view(len(scores), -1)
-    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
-    joined = (select(unit, others) @ select(unit, kept).mT).argmax(-1)
-    groups = torch.zeros_like(scores, dtype=torch.long).scatter_(1, others, joined)
-    groups.scatter_(1, kept, torch.arange(keep, device=kept.device).expand_as(kept))
-    # what is kept is halved by every member; a member when it joins, and by those that join later
-    members = torch.zeros_like(kept).scatter_add_(1, joined, torch.ones_like(joined))
-    later = (joined[:, :, None] == joined[:, None]).triu(1).sum(-1)
-    halvings = torch.zeros_like(groups).scatter_(1, kept, members).scatter_(1, others, later + 1)
-    return Reduction.merge(groups, 0.5**halvings, anchor=kept, normalize=False, position="keep")
+def left(group: Group, share: float) -> int:
+    """How many tokens a share of a group is: rounded of static ones, rounded up of the others of a frame."""
+    window, places = group
+    return (round if window.stop - window.start > 1 else ceil)(len(places) * share)

@@ -6,7 +6,7 @@ import torch
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import top
+from ..ops import best
 
 
 @compressor("oracle", places=("projector",), needs=("evidence",), diagnostic=True)
@@ -22,4 +22,4 @@ def oracle(view: View, keep: int, *, keep_positions: bool = False) -> Reduction:
     # Multiples of the golden ratio, modulo one, fill an interval evenly however early one stops.
     spread = torch.arange(covered.shape[1], device=covered.device) * 0.6180339887 % 1
     scores = torch.where(covered > 0, 1 + covered, spread.expand_as(covered))
-    return Reduction.keep(top(scores, keep), covered.shape[1], position="keep" if keep_positions else "renumber")
+    return Reduction.keep(best(scores, keep), covered.shape[1], position="keep" if keep_positions else "renumber")

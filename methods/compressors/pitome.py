@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, pi
-from typing import Literal
+from math import floor
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import largest_share, select
-from ..pairs import pair_alike
-
-Form = Literal["half", "energy", "text"]
+from ..ops import largest_share
+from ..pairs import Form, pair_by_energy
 
 
 @compressor(
@@ -81,33 +78,3 @@ def _counts(tokens: int, share: float, layers: int) -> list[int]:
     for _ in range(layers):
         counts.append(counts[-1] - min(floor(counts[-1] - counts[-1] * share), counts[-1] // 2))
     return counts[1:]
-
-
-def pair_by_energy(
-    metric: torch.Tensor, merges: int, margin: float, form: Form, alpha: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens to merge into which: [batch, n, d] to the output row of every token and the anchor of every row.
-
-    `half` splits all tokens by the parity of their rank, `energy` only the 2 `merges` of the highest energy, and `text`
-    splits those into a higher and a lower half, with a Gaussian energy.
-    """
-    merges = max(0, min(merges, metric.shape[1] // 2))
-    unit = torch.nn.functional.normalize(metric, dim=-1)
-    alike = unit @ unit.mT
-    if form == "text":
-        width = 1 - margin
-        energy = (torch.exp(-((1 - alike) ** 2) / (2 * width**2)) / (width * (2 * pi) ** 0.5)).mean(-1)
-    else:
-        energy = torch.nn.functional.elu(alike - margin, alpha).mean(-1)
-    ranked = energy.sort(dim=-1, descending=True, stable=True).indices
-    if form == "half":
-        groups, anchor = pair_alike(select(unit, ranked), merges)
-        return torch.empty_like(ranked).scatter_(1, ranked, groups), ranked.gather(1, anchor)
-    chosen = ranked[:, : 2 * merges]
-    sources, targets = (chosen[:, ::2], chosen[:, 1::2]) if form == "energy" else chosen.chunk(2, 1)
-    anchor = torch.cat([ranked[:, 2 * merges :], targets], 1)
-    groups = torch.zeros_like(ranked).scatter_(1, anchor, torch.arange(anchor.shape[1]).to(ranked).expand_as(anchor))
-    if merges:
-        nearest = (select(unit, sources) @ select(unit, targets).mT).argmax(-1)
-        groups.scatter_(1, sources, groups.gather(1, targets.gather(1, nearest)))
-    return groups, anchor

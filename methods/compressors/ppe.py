@@ -1,14 +1,14 @@
-"""PPE: cluster tokens by density, and let each cluster keep places of its members."""
+"""PPE: merge tokens, and let every merged token keep several of the places that its members stood at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import torch
-
-from ...harness.contracts import Reduction, View
-from ...harness.registry import compressor
-from ..ops import dpc_knn
+from ...harness.contracts import Compressor, ModelShape, Reduction, Refusal, Stage, View
+from ...harness.registry import compressor, parse_call, registry
+from .. import parameters
+from ..clustering import dpc_knn
 
 
 @compressor(
@@ -16,52 +16,54 @@ from ..ops import dpc_knn
     places=("projector",),
     merges=True,
     keeps_order=False,
+    operator=True,
     paper="arXiv 2510.22936",
     repository="MouxiaoHuang/PPE",
     verified="selection",
 )
-def ppe(view: View, keep: int) -> Reduction:
-    """Density-peak clusters of one image (Chat-UniVi's), each a plain mean that stands at the place of its last member.
+@dataclass(frozen=True)
+class PPE:
+    """Density-peak clusters of one image (Chat-UniVi's), each a plain mean that stands at `k` places at once.
 
     Paper: PPE: Positional Preservation Embedding for Token Compression in Multimodal Large Language Models, arXiv
     2510.22936; authors' repository MouxiaoHuang/PPE. `view.tokens` [batch, n, dim] are the projected tokens. Density
     looks at the 5 nearest tokens (3 at most where there are fewer than 5 clusters), with noise against ties. Clusters
-    go on in the order of their score, as in the code; positions are those of the full prompt.
+    go on in the order of their score. A token holds the places of `k` of its members in the full prompt, from the last
+    to the first and round again, each of which turns its share of the rotary channels; text stays where it was.
 
-    Departs from the code: a token stands at one place instead of 8. The code lets a cluster keep K positions, of its
-    members from the last to the first and round again (`held_places`, for any merging), each turning its own share of
-    the rotary channels (`sectioned_turns`); a `Reduction` says one position per row. The member order is that of a
-    stable sort, which the code leaves to chance. Cascades at later LLM layers, and fine-tuning, are left out.
+    With `of`, such as `of="tome"` or `of="visionzip(contextual=0.2)"`, another method merges instead, in front of the
+    LLM: what it makes stands at the places of its members, whatever position rule it has of its own.
+
+    Departs from the code: members are in the order of a stable sort, which the code leaves to chance. Where a place is
+    one number (the code knows Qwen's three) all channels are its share, in `k` bands by frequency; the paper's 2D
+    positions are not offered. Methods that keep a class token, which stood at no place, or cut inside the LLM are
+    refused. Cascades at later LLM layers, and fine-tuning, are left out.
     """
-    n = view.tokens.shape[1]
-    neighbours = 5 if keep >= 5 else min(3, max(keep // 2, 1))
-    groups, _ = dpc_knn(view.tokens, keep, neighbours, view.noise(n))
-    merged = Reduction.merge(groups)
-    return Reduction.merge(groups, anchor=held_places(merged, 1)[..., 0], position="keep")
 
+    of: str | None = None
+    k: int = 8
 
-def held_places(merged: Reduction, count: int) -> torch.Tensor:
-    """Which `count` sources give every row of a merge its positions: [batch, rows, count].
+    def __post_init__(self) -> None:
+        parameters.whole(self, "k")
 
-    The members of a row from the last to the first, and round again where there are fewer than `count`.
-    """
-    size, rows = merged.anchor.shape
-    member = torch.zeros(size, rows, merged.sources, dtype=torch.bool, device=merged.source.device)
-    member[merged.batch, merged.row, merged.source] = True
-    last_first = member.flip(-1).int().sort(dim=-1, descending=True, stable=True).indices
-    turn = torch.arange(count, device=member.device) % member.sum(-1, keepdim=True).clamp(min=1)
-    return merged.sources - 1 - last_first.gather(-1, turn)
+    @cached_property
+    def _merging(self) -> Compressor | None:
+        if self.of is None:
+            return None
+        name, given = parse_call(self.of)
+        built = registry("methods").get(name).build(given)
+        assert isinstance(built, Compressor)
+        return built
 
+    def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
+        stages = tuple(self._merging.stages(keep, shape)) if self._merging else (Stage("projector", keep),)
+        if any("class_token" in stage.reads for stage in stages):
+            raise Refusal(f"keeps the place of every token, and {self.of} keeps a class token, which has none")
+        return (*stages[:-1], *(replace(last, held=self.k) for last in stages[-1:]))
 
-def sectioned_turns(
-    positions: torch.Tensor, sections: Sequence[int], theta: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotary tables, cos and sin [n, d], of tokens that stand at several positions, [len(sections), n], at once.
-
-    Section s of the channels (`sections` sum to d/2, in the order of frequency) turns by position s of a token.
-    """
-    half = sum(sections)
-    frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    mine = positions.repeat_interleave(torch.tensor(sections), 0)
-    turns = (mine.T * frequency).repeat(1, 2)
-    return turns.cos().float(), turns.sin().float()
+    def reduce(self, view: View, keep: int) -> Reduction:
+        if self._merging:
+            return self._merging.reduce(view, keep)
+        neighbours = 5 if keep >= 5 else min(3, max(keep // 2, 1))
+        groups, _ = dpc_knn(view.tokens, keep, neighbours, view.noise(view.tokens.shape[1]))
+        return Reduction.merge(groups)

@@ -8,7 +8,8 @@ import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import absorb_neighbours, one_head, outliers
+from ..attention import one_head, outliers
+from ..ops import absorb_neighbours
 
 
 @compressor(

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, pairwise
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..frames import Rows, frames_of, grouped
-from ..ops import dpc_knn, largest_share
+from ..attention import attended
+from ..clustering import dpc_knn
+from ..frames import Rows, clips_of, grouped
+from ..ops import largest_share
+from ..windows import Group, contiguous, parted
 
 NEIGHBOURS, FEW = 7, 14
 """Of a density; tokens that are too few to be clustered."""
-
-Group = tuple[slice, torch.Tensor]
-"""Frames that are averaged, and the places in them."""
 
 
 @compressor(
     "prunevid",
     places=("projector", "decoder"),
+    frames=True,
     needs=("text_attention",),
     budget_kind="at_most",
     merges=True,
@@ -72,68 +73,32 @@ class PruneVid:
         return (entering, Stage("decoder", keep, layer=layer, reads=("text_attention",), joint=True))
 
     def reduce(self, view: View, keep: int) -> Reduction:
-        size, n, _ = view.tokens.shape
         if view.place == "decoder":
-            image = view.tokens.new_zeros(size, n).long() if view.image is None else view.image
+            n = view.tokens.shape[1]
+            image = torch.zeros_like(view.tokens[..., 0]).long() if view.image is None else view.image
             shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
             counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
-            kept = attended(view["text_attention"].float(), image, counts)
-            return Reduction.keep([row.nonzero()[:, 0] for row in kept], n, position="keep")
-        frames = frames_of(view)
-        noise = view.noise(1 + 2 * frames, max(frames, n // frames))
-        clips = []
-        for clip, draws in zip(view.tokens.float().reshape(size, frames, n // frames, -1), noise, strict=True):
+            return Reduction.keep(attended(view["text_attention"].float(), image, counts), n)
+        clips, merged = clips_of(view), []
+        frames = clips.shape[1]
+        for clip, draws in zip(clips, view.noise(1 + 2 * frames, max(clips.shape[1:3])), strict=True):
             groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
             wanted = spread([len(places) for _, places in groups], keep)
-            clips.append(cluster(clip, groups, wanted, iter(draws[1:])))
-        return grouped(clips)
-
-
-def attended(attention: torch.Tensor, groups: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The most attended tokens of every group: attention [batch, heads, t, n], groups [batch, n] and how many of each
-    to keep [batch, groups], to [batch, n] True where a token stays."""
-    order = attention.amax((1, 2)).sort(dim=-1, descending=True, stable=True).indices
-    order = order.gather(1, groups.gather(1, order).sort(dim=-1, stable=True).indices)
-    sizes = torch.nn.functional.one_hot(groups, counts.shape[1]).sum(1)
-    sorted_groups = groups.gather(1, order)
-    rank = torch.arange(groups.shape[1], device=groups.device) - (sizes.cumsum(1) - sizes).gather(1, sorted_groups)
-    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order, rank < counts.gather(1, sorted_groups))
+            merged.append(cluster(clip, groups, wanted, iter(draws[1:])))
+        return grouped(merged)
 
 
 def find_groups(clip: torch.Tensor, tau: float, windows: int, noise: torch.Tensor) -> list[Group]:
     """The groups of a clip [frames, n, dim]: per window its static places, then the others of every frame."""
     labels, _ = dpc_knn(clip.mean(1)[None], max(windows, 1), NEIGHBOURS, noise[None])
-    found, first = [], 0
-    for length in contiguous(labels[0].tolist()):
-        last = first + length
-        unit = torch.nn.functional.normalize(clip[first:last], dim=-1)
+    ends = list(accumulate(contiguous(labels[0].tolist()), initial=0))
+    found = []
+    for first, last in pairwise(ends):
+        length, unit = last - first, torch.nn.functional.normalize(clip[first:last], dim=-1)
         pairs = unit.sum(0).square().sum(-1) - length  # the sum over frames i and j != i of their cosine
-        still = pairs > tau * length * (length - 1) if length > 1 else torch.zeros_like(pairs, dtype=torch.bool)
-        found.append((slice(first, last), still.nonzero()[:, 0]))
-        found += [(slice(frame, frame + 1), (~still).nonzero()[:, 0]) for frame in range(first, last)]
-        first = last
-    return found
-
-
-def contiguous(labels: Sequence[int]) -> list[int]:
-    """Lengths of windows: a cluster's longest runs of two frames or more stay, the others join the longer neighbour.
-
-    They do so from left to right, to the left of equals, and runs of one cluster that meet by that are one.
-    """
-    runs = [[label, len(list(run))] for label, run in groupby(labels)]
-    longest = {label: max(length for other, length in runs if other == label) for label, _ in runs}
-    stays = [length > 1 and length == longest[label] for label, length in runs]
-    while len(runs) > 1 and not all(stays):
-        at = stays.index(False)
-        left, right = runs[at - 1][1] if at else 0, runs[at + 1][1] if at + 1 < len(runs) else 0
-        runs[at - 1 if left >= right else at + 1][1] += runs[at][1]
-        del runs[at], stays[at]
-        if 0 < at < len(runs) and runs[at - 1][0] == runs[at][0]:
-            runs[at - 1][1] += runs[at][1]
-            stays[at - 1] = stays[at - 1] or stays[at]
-            del runs[at], stays[at]
-    return [length for _, length in runs]
+        found.append((slice(first, last), pairs > tau * length * (length - 1)))
+    return parted(found)
 
 
 def spread(sizes: Sequence[int], keep: int) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import top
+from ..ops import best
 
 
 @compressor(
@@ -53,4 +53,4 @@ class PyramidDrop:
 
     def reduce(self, view: View, keep: int) -> Reduction:
         scores = view["next_last_attention"].mean(1)
-        return Reduction.keep(top(scores, keep), scores.shape[1], position="renumber")
+        return Reduction.keep(best(scores, keep), scores.shape[1], position="renumber")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...harness.contracts import Reduction, View
 from ...harness.registry import compressor
-from ..ops import top
+from ..ops import best
 
 
 @compressor("random", places=("projector",), floor=True, stochastic=True)
@@ -15,4 +15,4 @@ def random(view: View, keep: int) -> Reduction:
     up behind it (positions are renumbered). Source: none; departs from nothing.
     """
     n = view.tokens.shape[1]
-    return Reduction.keep(top(view.noise(n), keep), n, position="renumber")
+    return Reduction.keep(best(view.noise(n), keep), n, position="renumber")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import torch
@@ -11,7 +10,9 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import dpc_knn, select, top
+from ..attention import find_raters, rate, rotated_ones
+from ..clustering import dpc_knn
+from ..ops import best, select
 
 TABLES = {
     1: ((0, 0, 0), (82, 32, 18), (249, 55, 27), (312, 117, 39), (309, 204, 113), (576, 576, 576)),
@@ -86,29 +87,7 @@ class SparseVLM:
         distance = torch.arange(attention.shape[2], device=attention.device)[:, None] - view.origin[:, None]
         alike = rotated_ones(distance + view.grid[0] * view.grid[1], view["keys"].shape[-1], self.theta)
         scores = rate(attention / alike[:, None], raters, self.heads)
-        return Reduction.keep(top(scores, keep), n, position="keep")
-
-
-def find_raters(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Which words rate: [batch, m, dim] and [batch, t, dim] at the LLM's door to a mask [batch, t]."""
-    share = (visual.float() @ text.float().mT).softmax(-1).mean(1)
-    above = share > share.mean(-1, keepdim=True)
-    return above | ~above.any(-1, keepdim=True)
-
-
-def rate(attention: torch.Tensor, raters: torch.Tensor, heads: int | None = None) -> torch.Tensor:
-    """Scores [batch, n] of visual tokens: the mean of raters' rows over heads, or over those of the largest sum."""
-    weight = raters / raters.sum(-1, keepdim=True)
-    scores = (attention * weight[:, None, :, None]).sum(2)
-    if heads is not None and heads < scores.shape[1]:
-        scores = select(scores, scores.sum(-1).topk(heads).indices)
-    return scores.mean(1)
-
-
-def rotated_ones(distance: torch.Tensor, dim: int, theta: float) -> torch.Tensor:
-    """Inner products of vectors of ones after rotary embedding, places apart by `distance`, over sqrt(dim)."""
-    frequency = theta ** (-torch.arange(dim // 2, device=distance.device) / (dim // 2))
-    return 2 * (distance[..., None] * frequency).cos().sum(-1) / sqrt(dim)
+        return Reduction.keep(best(scores, keep), n, position="keep")
 
 
 def clustered(n: int, whole: int) -> tuple[int, int]:

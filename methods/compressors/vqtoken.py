@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
-from ..ops import by_first_member, select
+from ..clustering import by_first_member, elbow, k_means, start
+from ..ops import select
 
 FEWEST, MOST = 12, 32
 """Clusters of the adaptive search."""
@@ -70,61 +70,3 @@ def _elbows(view: View, points: torch.Tensor, most: int) -> torch.Tensor:
         sums.append((points - select(centres, labels)).square().sum((1, 2)))
     found = [elbow(curve) + 2 for curve in torch.stack(sums, 1).tolist()]
     return torch.tensor(found, device=points.device).clamp(FEWEST, most)
-
-
-def elbow(sums: Sequence[float]) -> int:
-    """Where the within-cluster sums of 1, 2, 3... clusters bend most (1 where there is nothing to bend)."""
-    bends = [sums[i + 2] - 2 * sums[i + 1] + sums[i] for i in range(len(sums) - 2)]
-    return bends.index(max(bends)) + 2 if bends else 1
-
-
-def start(points: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """First centres, as k-means++ draws them: unit [batch, n, d] and uniform draws [batch, k] to indices [batch, k]."""
-    size, n, _ = points.shape
-    picks = torch.zeros(draws.shape, dtype=torch.long, device=points.device)
-    weights = torch.ones(size, n, device=points.device)
-    nearest = torch.full((size, n), torch.inf, device=points.device)
-    for step in range(draws.shape[1]):
-        reached = weights.cumsum(1)
-        target = draws[:, step, None] * reached[:, -1:]
-        pick = torch.searchsorted(reached, target, right=True).clamp(max=n - 1)
-        picks[:, step] = pick[:, 0]
-        nearest = torch.minimum(nearest, (2 - 2 * points @ select(points, pick).mT)[..., 0].clamp(min=0))
-        weights = nearest + 1e-6
-    return picks
-
-
-def k_means(
-    points: torch.Tensor, first: torch.Tensor, *, counts: torch.Tensor | None = None, most: int = 300,
-    tolerance: float = 1e-4,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Spherical k-means whose centres are plain means; an empty cluster keeps its centre.
-
-    Args:
-        points: [batch, n, d] unit vectors. first: [batch, k] the points that the centres start at.
-        counts: [batch] how many of them a batch row uses, default all.
-        most, tolerance: rounds at most, and how far the centres of a row move in its last.
-
-    Returns:
-        labels: [batch, n]; centres: [batch, k, d].
-    """
-    size, n, d = points.shape
-    k = first.shape[1]
-    centres = select(points, first)
-    unused = torch.zeros(size, k, dtype=torch.bool, device=points.device)
-    if counts is not None:
-        unused = torch.arange(k, device=points.device) >= counts[:, None]
-    labels = torch.zeros(size, n, dtype=torch.long, device=points.device)
-    moving = torch.ones(size, 1, 1, dtype=torch.bool, device=points.device)
-    for _ in range(most):
-        distance = 1 - points @ torch.nn.functional.normalize(centres, dim=-1).mT
-        labels = torch.where(moving[..., 0], distance.masked_fill(unused[:, None], torch.inf).argmin(-1), labels)
-        flat = (labels + k * torch.arange(size, device=points.device)[:, None]).flatten()
-        total = points.new_zeros(size * k, d).index_add_(0, flat, points.flatten(0, 1)).view(size, k, d)
-        count = torch.bincount(flat, minlength=size * k).view(size, k, 1)
-        means = torch.where(count > 0, total / count.clamp(min=1), centres)
-        moving = moving & ((means - centres).norm(dim=(1, 2), keepdim=True) >= tolerance)
-        if not bool(moving.any()):
-            break
-        centres = torch.where(moving, means, centres)
-    return labels, centres

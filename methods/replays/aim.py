@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction, View
-from ..compressors.aim import merge_rounds, page_rank, standing, walk
+from ..attention import page_rank, standing, walk
 from ..ops import top
+from ..pairs import merge_rounds
 from .given import Fixed
 
 

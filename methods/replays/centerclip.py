@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ...harness.contracts import View
-from ..compressors.centerclip import CenterCLIP, affinity, k_medoids, spectrum
+from ..clustering import affinity, k_medoids, spectrum
+from ..compressors.centerclip import CenterCLIP
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,4 +29,4 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     keep = pivots + len(found) * int(budget // len(found))
     visited = hidden[:, sorted(found, key=turn.__getitem__)]
     kept = unlike(hidden[:, start : start + n], visual, visited, keep)
-    return {"kept_indices": kept[0].numpy()}
+    return {"kept_indices": kept[0].nonzero()[:, 0].numpy()}

@@ -9,9 +9,8 @@ import torch
 
 from ...harness.contracts import Reduction
 from ...harness.models.unmerging import Places, Unmerging
-from ..compressors.dymu import find_threshold, share_out
 from ..ops import rotate
-from ..pairs import best_partners, pair_above
+from ..pairs import best_partners, find_threshold, pair_above, share_out
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

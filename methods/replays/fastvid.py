@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.fastvid import FastVID, segments
+from ..compressors.fastvid import FastVID
 from ..frames import mixed
+from ..windows import segments
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

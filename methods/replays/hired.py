@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...harness.contracts import View
+from ...harness.contracts import Reduction, View
 from ..compressors.hired import HiRED
 from .given import Fixed
 
@@ -33,7 +34,36 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def wired(case: Mapping[str, np.ndarray]) -> Fixed | None:
-    """The method as a whole model's case asks for it: `arg_k` tokens. A LLaVA-NeXT, which has crops, is not rerun."""
-    if "grid_rows_columns" in case:
-        return None
-    return Fixed.of("hired", int(case["arg_k"]))
+    """The method as a whole model's case asks for it: `arg_k` tokens, or a share of those of all crops of a LLaVA-NeXT.
+
+    None where these do not form a square: there the released code swaps rows and columns, and loses tokens.
+    """
+    if "grid_rows_columns" not in case:
+        return Fixed.of("hired", int(case["arg_k"]))
+    rows, columns = case["grid_rows_columns"].tolist()
+    rate, alpha = (round(float(case[name]), 6) for name in ("arg_budget_rate", "arg_alpha"))  # stored as float32
+    return Shared(HiRED(alpha), 1, rate=rate) if rows == columns else None
+
+
+@dataclass(frozen=True)
+class Shared(Fixed):
+    """HiRED, whose whole count is a share of all tokens, and need not be a number for each crop."""
+
+    rate: float = 1.0
+
+    def reduce(self, view: View, keep: int) -> Reduction:
+        return self.method.reduce(view, int(view.tokens.shape[1] * self.rate))
+
+
+def told(
+    case: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], calls: Sequence[tuple[View, Reduction]]
+) -> dict[str, np.ndarray]:
+    """Of a LLaVA-NeXT, which tokens of every crop were selected, and in which order they enter the LLM."""
+    if "grid_rows_columns" not in case:
+        return {}
+    ((_, reduction),) = calls
+    crops = case["pixel_values"].shape[1]
+    kept = reduction.dense()[0].sum(0).long().view(crops, -1)
+    left = [iter(row.nonzero()[:, 0].tolist()) for row in kept]
+    order = [(crop, next(left[crop])) for crop in found["visual_images"].tolist()]
+    return {"selected_mask": kept.numpy(), "token_order": np.asarray(order)}

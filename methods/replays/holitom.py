@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.holitom import HoliTom, find_windows, fold, split, stands_still
+from ..compressors.holitom import HoliTom, find_groups, left
 from ..frames import grouped
+from ..ops import fold
+from ..windows import find_windows, stands_still
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -19,14 +21,16 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     tau, beta, ratio = (round(float(case[name]), 6) for name in ("tau", "beta", "retain_ratio"))
     if case["contextual_share"] > 0:
         raise ValueError("clusters within a frame are not offered: the released code fails on them")
-    static = stands_still(clip, tau)
-    windows, saved = find_windows(static)
+    windows, saved = find_windows(stands_still(clip, tau))
     total = clip.shape[0] * clip.shape[1]
     share = min(ratio / ((total - saved) / total), 1)
+    groups, noise = find_groups(clip, tau), torch.zeros(clip.shape[:2])
     draws = (torch.from_numpy(case[f"density_noise_{number}"])[0] for number in range(len(windows)))
-    noise = [next(draws) if round(len(split(static, *w)[0]) * share) else torch.zeros(0) for w in windows]
+    for window, places in groups:
+        if window.stop - window.start > 1 and left((window, places), share):
+            noise[window.start, : len(places)] = next(draws)
     method = HoliTom(tau=tau, beta=beta, neighbours=int(case["knn"]))
-    reduction = grouped([method.merge(clip, attention, windows, static, share, noise)])
+    reduction = grouped([method.merge(clip, attention, groups, share, noise)])
     return {
         "windows": np.asarray(windows, dtype=np.int64),
         "output_features": reduction.apply(clip.flatten(0, 1)[None])[0].numpy(),

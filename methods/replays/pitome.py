@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction
-from ..compressors.pitome import Form, pair_by_energy
+from ..pairs import Form, pair_by_energy
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

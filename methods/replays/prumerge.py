@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Reduction, View
+from ..attention import one_head
 from ..compressors.prumerge import PruMerge
 from ..compressors.prumerge_plus import PruMergePlus, merge, spacing_of
-from ..ops import one_head
 from .given import Fixed
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.prunevid import FEW, attended, cluster, find_groups
+from ..attention import attended
+from ..compressors.prunevid import FEW, cluster, find_groups
 from ..frames import grouped
 
 

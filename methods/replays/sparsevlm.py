@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from ...harness.contracts import Compressor, ModelShape, Reduction, Stage, View
-from ..compressors.sparsevlm import SparseVLM, clustered, find_raters, rate, recycle
-from ..ops import dpc_knn, top
+from ..attention import find_raters, rate
+from ..clustering import dpc_knn
+from ..compressors.sparsevlm import SparseVLM, clustered, recycle
+from ..ops import top
 from .given import Given
 
 

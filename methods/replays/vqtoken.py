@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.vqtoken import elbow, k_means
+from ..clustering import elbow, k_means
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ function filter() {
   const words = document.getElementById("words").value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   document.querySelectorAll("section.task").forEach((section) => {
-    section.hidden = task !== "" && section.dataset.task !== task;
+    section.hidden = task !== "" && !section.dataset.task.split(" ").includes(task); // retention is of several tasks
     section.querySelectorAll("table.filterable > tbody > tr").forEach((row) => {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));

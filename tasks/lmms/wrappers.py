@@ -60,12 +60,15 @@ class Wrapper:
 
 
 _QWEN = (256 * 28 * 28, 1605632)
+_QWEN3 = (4 * 32 * 32, 16384 * 32 * 32)
+"""Those of qwen-vl-utils alone: the wrapper tells the processor to resize nothing."""
 WRAPPERS = {
     "internvl": Wrapper("internvl_hf", 1024),
     "llava": Wrapper("llava_hf", 1024),
     "llava_next": Wrapper("llava_hf", 1024),
     "llava_onevision": Wrapper("llava_hf", 1024),
     "qwen2_5_vl": Wrapper("qwen2_5_vl", 128, even_frames=True, pixels=_QWEN, factor=28),
+    "qwen3_vl": Wrapper("qwen3_vl", 128, even_frames=True, pixels=_QWEN3, factor=32),
 }
 """By family of ours. A family without one is asked as by `huggingface`, lmms-eval's wrapper of any chat model."""
 OTHERWISE = Wrapper("huggingface", 1024)

@@ -56,6 +56,25 @@ def test_keeping_indices_gives_those_rows_in_that_order():
     assert kept.anchor.tolist() == [[4, 0, 2], [1, 1, 5]]
 
 
+@pytest.mark.parametrize(
+    "mask", [[[0, 1, 0, 1, 1]], [[0, 1, 0, 1, 1], [1, 1, 0, 0, 1]], [[0, 1, 0, 1, 1], [0, 0, 0, 1, 0]]]
+)
+def test_keeping_a_mask_keeps_what_it_marks_in_order(mask):
+    places = [torch.tensor([i for i, mark in enumerate(row) if mark]) for row in mask]
+    kept, same = Reduction.keep(torch.tensor(mask).bool(), 5, position="renumber"), Reduction.keep(places, 5)
+    x = torch.randn(len(mask), 5, 4)
+    assert torch.equal(kept.apply(x), same.apply(x))
+    assert torch.equal(kept.dense(), same.dense())
+    assert kept.anchor.tolist() == same.anchor.tolist()
+    assert kept.counts.tolist() == same.counts.tolist()
+    assert kept.position == "renumber"
+
+
+def test_a_mask_of_another_length_is_an_error():
+    with pytest.raises(ValueError, match="a mask of 4 tokens was given for 5"):
+        Reduction.keep(torch.ones(1, 4, dtype=torch.bool), 5)
+
+
 def test_identity_is_bit_exact_in_every_dtype():
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         x = torch.randn(2, 5, 3).to(dtype)

@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ def chosen(view, keep):
 """
 
 HONEST = """
-@compressor("{name}", places=("projector",), needs=("class_attention@-2",))
+@compressor("{name}", places=("projector",), needs={needs})
 def method(view, keep):
     {body}
 """
@@ -42,13 +43,15 @@ def findings(tmp_path, monkeypatch):
     known = dict(registry("methods")._entries)
     numbers = iter(range(99))
 
-    def find(body: str, questions: int = 8) -> dict[str, object]:
-        name = f"planted{next(numbers)}"
+    def find(body: str, questions: int = 8, model: str | None = None) -> dict[str, object]:
+        name, needs = f"planted{next(numbers)}", () if model else ("class_attention@-2",)
         path = tmp_path / f"{name}.py"
         path.write_text(
-            HEAD + HONEST.format(name=name, body=textwrap.indent(textwrap.dedent(body).strip(), "    ").strip())
+            HEAD
+            + HONEST.format(name=name, needs=needs, body=textwrap.indent(textwrap.dedent(body).strip(), "    ").strip())
         )
-        return truth_test(registry("methods").get(str(path)), {}, questions=questions)
+        task = "synth_vqa" if model else None
+        return truth_test(registry("methods").get(str(path)), {}, model, task, questions=questions)
 
     yield find
     registry("methods")._entries.clear()
@@ -156,6 +159,27 @@ def test_a_method_of_clips_is_tried_on_clips_and_refused_on_pictures():
     assert "refused: 25%, 10%" in found["budget honoured, by the ledger"].found
     with pytest.raises(UserError, match="synth_vqa shows no clips"):
         truth_test(dycoke, {}, task="synth_vqa")
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    return str(families.save(tmp_path_factory.mktemp("native") / "qwen", "qwen2_5_vl"))
+
+
+@pytest.mark.parametrize("name", ["divprune", "fastv", "ppe"])
+def test_where_every_picture_has_a_count_of_its_own_promises_are_held_to_that(native, name):
+    found = truth_test(registry("methods").get(name), {}, native, "synth_vqa", questions=4)
+    assert broken(found) <= {"inverted scores do worse"}  # the weights are random
+    spent = re.findall(r"(\d+)%: ([\d.]+)/([\d.]+)", found["budget honoured, by the ledger"].found)
+    assert len(spent) > 1
+    for share, tokens, allowed in spent:  # pictures of 4 x 4 tokens, where the model's nominal one has more
+        assert float(allowed) == round(16 * int(share) / 100)
+        assert float(tokens) <= float(allowed)
+
+
+def test_a_method_that_overspends_on_pictures_of_any_size_is_caught(native, findings):
+    found = findings("return Reduction.identity(*view.tokens.shape[:2])", 4, native)
+    assert "budget honoured, by the ledger" in broken(found)
 
 
 def test_a_method_that_asks_a_text_encoder_finds_one_beside_our_model():

@@ -6,7 +6,9 @@ from toksweep.harness.contracts import Budget, ModelShape, Refusal, UserError, V
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve
 from toksweep.methods.compressors.dycoke import DyCoke, references
-from toksweep.methods.compressors.holitom import HoliTom, find_windows, fold
+from toksweep.methods.compressors.holitom import HoliTom
+from toksweep.methods.ops import fold
+from toksweep.methods.windows import find_windows
 
 
 def draw(*size, seed=0):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toksweep.harness.contracts import ModelShape, UserError, View
 from toksweep.harness.registry import registry
+from toksweep.methods.attention import one_head
 from toksweep.methods.compressors.catp import catp
 from toksweep.methods.compressors.duet_vlm import DuetVLM
 from toksweep.methods.compressors.hiprune import HiPrune
@@ -15,7 +16,7 @@ from toksweep.methods.compressors.prumerge_plus import PruMergePlus, merge, spac
 from toksweep.methods.compressors.todre import ToDRE
 from toksweep.methods.compressors.visionzip import VisionZip
 from toksweep.methods.compressors.vispruner import VisPruner
-from toksweep.methods.ops import absorb, dpp_map, one_head
+from toksweep.methods.ops import absorb, dpp_map
 from views import picked
 
 LLAVA = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
@@ -184,8 +185,10 @@ def test_salient_runs_of_the_whole_picture_get_more():
     salience = torch.zeros(1, 36)
     salience[0, :9], salience[0, 9:12], salience[0, 30:36] = 3.0, 2.0, 1.0
     # 18 marks: 9 in the first quarter, 3 in the second, 6 in the last.
-    assert allocate(salience, 5, 72, 0.5).tolist() == [[36, 18, 6, 0, 12]]
-    assert allocate(salience, 5, 71, 0.5).tolist() == [[35, 18, 6, 0, 12]]
+    whole, parts = allocate(salience, [36] * 4, 72, 0.5)
+    assert (whole, parts.tolist()) == (36, [[18, 6, 0, 12]])
+    whole, parts = allocate(salience, [36] * 4, 71, 0.5)
+    assert (whole, parts.tolist()) == (35, [[18, 6, 0, 12]])
 
 
 def test_only_models_with_crops_are_asked_for_a_joint_view():

@@ -7,10 +7,10 @@ import torch
 from toksweep.harness.contracts import ModelShape, Refusal, UserError, View
 from toksweep.harness.registry import registry
 from toksweep.methods.compressors.auroracap import AuroraCap
-from toksweep.methods.compressors.dymu import DyMU, share_out
-from toksweep.methods.compressors.pitome import PiToMe, pair_by_energy
+from toksweep.methods.compressors.dymu import DyMU
+from toksweep.methods.compressors.pitome import PiToMe
 from toksweep.methods.compressors.tinychart import TinyChart
-from toksweep.methods.pairs import pair_above, pair_alike
+from toksweep.methods.pairs import pair_above, pair_alike, pair_by_energy, share_out
 
 CLIP = ModelShape("llava", 576, (24, 24), 24, 32, True, feature_layers=23)
 SIGLIP = ModelShape("siglip", 2916, (54, 54), 27, 24, False, feature_layers=26)

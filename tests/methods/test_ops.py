@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from toksweep.harness.contracts import Reduction
-from toksweep.methods.ops import dpc_knn, fit_grid, spread_out, top
+from toksweep.methods.clustering import dpc_knn
+from toksweep.methods.ops import best, fit_grid, spread_out, top
 from toksweep.methods.pairs import merge_schedule, pair_alike
 from views import picked
 
@@ -21,6 +22,17 @@ def test_top_keeps_the_highest_in_ascending_order_of_place():
 
 def test_the_first_of_equals_wins():
     assert top(torch.zeros(1, 500), 3).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("equals", [False, True])
+def test_every_row_may_have_a_count_of_its_own(equals):
+    scores = draw(4, 9).mul(4).round() if equals else draw(4, 9)
+    for counts in ([0, 3, 9, 1], [5, 5, 5, 5], [0, 0, 0, 0]):
+        marks = best(scores, torch.tensor(counts)[:, None])
+        for row, mark, count in zip(scores.tolist(), marks, counts, strict=True):
+            expected = sorted(sorted(range(9), key=lambda i, row=row: (-row[i], i))[:count])
+            assert mark.nonzero()[:, 0].tolist() == expected
+            assert torch.equal(best(torch.tensor([row]), count)[0], mark)
 
 
 @pytest.mark.parametrize("keep", [1, 5, 12])

@@ -4,8 +4,10 @@ import pytest
 import torch
 from toksweep.harness.contracts import ModelShape, UserError, View
 from toksweep.harness.registry import registry
-from toksweep.methods.compressors.fastvid import FastVID, segments
-from toksweep.methods.compressors.prunevid import PruneVid, attended, contiguous, find_groups, spread
+from toksweep.methods.attention import attended
+from toksweep.methods.compressors.fastvid import FastVID
+from toksweep.methods.compressors.prunevid import PruneVid, find_groups, spread
+from toksweep.methods.windows import contiguous, segments
 
 
 def clip(frames=6, n=16, rows=2, dim=8, seed=0, alike=0.0):

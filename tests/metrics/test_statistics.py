@@ -11,8 +11,10 @@ from toksweep.metrics.statistics import (
     Interval,
     cluster_bootstrap,
     cluster_correlation,
+    combine,
     noninferiority,
     paired_difference,
+    resample_means,
 )
 
 
@@ -242,3 +244,53 @@ def test_pairs_of_one_cluster_have_no_interval_of_their_correlation():
     one = cluster_correlation("aaa", [1, 2, 3], [1, 2, 4])
     assert one.value > 0.9
     assert math.isnan(one.low)
+
+
+def ratio(values):
+    return values[..., 1] / values[..., 0]
+
+
+def test_a_difference_of_resampled_means_is_the_paired_difference():
+    rng = np.random.default_rng(4)
+    counts = rng.integers(1, 5, size=(30, 2)).astype(float)
+    a, b = rng.random((2, 30, 2)) * counts
+    means = resample_means([(a, counts), (b, counts)], seed=7)
+    got = combine(lambda values: values[..., 1] - values[..., 0], *means).interval()
+    assert got == paired_difference(a, counts, b, counts, seed=7)
+
+
+def test_a_ratio_and_its_interval_equal_those_of_resampled_lists():
+    rng = np.random.default_rng(5)
+    sizes = rng.integers(1, 4, size=25)
+    full, cut = ([rng.random(n) for n in sizes] for _ in range(2))
+    sides = [(column([v.sum() for v in side]), column(sizes)) for side in (full, cut)]
+    got = combine(ratio, *resample_means(sides, rounds=300)).interval()
+    drawn = np.random.default_rng(0).integers(25, size=(300, 25))
+    wanted = [np.concatenate([cut[i] for i in d]).mean() / np.concatenate([full[i] for i in d]).mean() for d in drawn]
+    assert got.value == pytest.approx(np.concatenate(cut).mean() / np.concatenate(full).mean())
+    assert (got.low, got.high) == pytest.approx(tuple(np.quantile(wanted, [0.025, 0.975])))
+
+
+def test_intervals_of_paired_ratios_cover_the_truth():
+    """Right and wrong answers in clusters of two, that full tokens and a method share to a part: truth 0.6 / 0.8."""
+    rng, hits, rounds = np.random.default_rng(6), 0, 300
+    for _ in range(rounds):
+        easy = rng.random((60, 1)) < 0.5  # a cluster's own
+        full = rng.random((60, 2)) < np.where(easy, 0.95, 0.65)
+        cut = full & (rng.random((60, 2)) < 0.75)
+        sides = [(column(side.sum(axis=1)), column(np.full(60, 2))) for side in (full, cut)]
+        found = combine(ratio, *resample_means(sides, rounds=400, seed=int(rng.integers(1 << 30)))).interval()
+        hits += found.low <= 0.75 <= found.high
+    assert 0.91 <= hits / rounds <= 0.985
+
+
+def test_what_has_too_few_clusters_has_a_value_and_no_draws():
+    (mean,) = resample_means([(column([3.0]), column([4]))])
+    both = combine(lambda values: values.sum(axis=-1), mean, *resample_means([(column([1, 2]), column([2, 2]))]))
+    assert (both.value, len(both.draws)) == (1.5, 0)
+    assert math.isnan(both.interval().low)
+
+
+def test_means_of_other_clusters_are_refused():
+    with pytest.raises(ValueError, match="same clusters"):
+        resample_means([(column([1]), column([1])), (column([1, 2]), column([1, 1]))])

@@ -9,9 +9,9 @@ import browser
 import pandas as pd
 import pytest
 from cell_tables import RUN, frame, pictures, questions, row, untouched
-from result_folders import cell, record, write_folder
+from result_folders import cell, record
 from toksweep.harness.contracts import UserError
-from toksweep.reports.leaderboard import Excerpt, collect_excerpts, write_report
+from toksweep.reports.leaderboard import Excerpt, excerpts_of, write_report
 
 EVIL = "<script>document.title='owned'</script>"
 EXCERPTS = [
@@ -153,11 +153,11 @@ def test_folder_that_cannot_be_written_is_misuse(tmp_path):
         write_report(frame([row()]), [RUN], tmp_path / "out")
 
 
-def test_excerpts_have_first_failures_and_answers(tmp_path):
+def test_excerpts_have_first_failures_and_answers():
     records = [record(i, 1.0, prediction=f"answer {i}") for i in range(5)]
     records += [record(5 + i, 0.0, status="failed", prediction=None, error=f"Boom: {i}") for i in range(5)]
-    folder = write_folder(tmp_path / "x", [(cell(sample_ids=[r.sample_id for r in records]), records)])
-    assert [e.text for e in collect_excerpts(folder)] == [
+    stored = {r.sample_id: r for r in records}
+    assert [e.text for e in excerpts_of(cell(sample_ids=tuple(stored)), stored)] == [
         "Boom: 0",
         "Boom: 1",
         "Boom: 2",
@@ -211,12 +211,4 @@ def test_unknown_fragment_changes_nothing(seen):
 
 
 def test_nothing_is_wider_than_a_narrow_screen(page, tmp_path):
-    """Measured by a frame, since a headless window has a least width of its own."""
-    frame_page = tmp_path / "frame.html"
-    frame_page.write_text(
-        f'<iframe id="f" src="{page.resolve().as_uri()}" style="width:380px;height:800px;border:0"></iframe><script>'
-        "f.onload = () => { const root = f.contentDocument.documentElement;"
-        "document.title = `${root.scrollWidth - root.clientWidth} too wide`; }</script>"
-    )
-    document, _ = browser.dump(frame_page, tmp_path / "profile", "", "--allow-file-access-from-files")
-    assert "<title>0 too wide</title>" in document
+    assert browser.excess_width(page, tmp_path, 380) == 0

@@ -161,16 +161,6 @@ def test_the_newest_runs_work_stands_with_the_most_samples_asked_of_it(tmp_path)
     assert headline(ResultsFolder(tmp_path / "2")).value == 0
 
 
-def test_latency_is_the_median_over_samples(tmp_path):
-    results = folder(tmp_path, [[cell("a")]], {"w": [record("a", (1.0, "small"))]})
-    for i, (ms, quantity) in enumerate([(10.0, "latency"), (30.0, "latency"), (2.0, "tpot")]):
-        results.latency_writer("w", f"{new_writer_name()}-{i}").append(
-            {"quantity": quantity, "median_ms": ms, "ratio": ms / 10}
-        )
-    row = headline(results)
-    assert (row.latency_ms, row.latency_ratio, row.tpot_ms) == (20.0, 2.0, 2.0)
-
-
 def test_the_parquet_file_holds_the_table(tmp_path):
     results = folder(tmp_path, [[cell("a")]], {"w": [record("a", (1.0, "small"))]})
     written = write_cells(results)

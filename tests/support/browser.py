@@ -26,6 +26,24 @@ def dump(page: Path, profile: Path, fragment: str = "", *flags: str) -> tuple[st
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def excess_width(page: Path, scratch: Path, width: int) -> int:
+    """By how many pixels a page is wider than a narrow screen.
+
+    Measured by a frame, since a headless window has a least width of its own.
+    """
+    frame = scratch / "frame.html"
+    frame.write_text(
+        f'<iframe id="f" src="{page.resolve().as_uri()}" style="width:{width}px;height:800px;border:0"></iframe>'
+        "<script>"
+        "f.onload = () => { const root = f.contentDocument.documentElement;"
+        "document.title = `${root.scrollWidth - root.clientWidth} too wide`; }</script>"
+    )
+    document, _ = dump(frame, scratch / "profile", "", "--allow-file-access-from-files")
+    found = re.search(r"<title>(\d+) too wide</title>", document)
+    assert found, "the frame did not load"
+    return int(found[1])
+
+
 def rows(document: str, table: str) -> list[list[str]]:
     """The texts of a table's cells, without those of hidden rows."""
     found = re.search(rf'<table id="{table}".*?</table>', document, flags=re.S)

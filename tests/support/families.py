@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import tiny
+import tiny_anyres
 
 TEMPLATE = (
     "{% for message in messages %}USER {% for part in message.content %}{% if part.type == 'image' %}"
@@ -47,24 +48,47 @@ def qwen_config():
         "out_hidden_size": 64, "fullatt_block_indexes": [1, 3],
     }  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-    ids = {name: words(QWEN).index(token) for name, token in QWEN.items()}
     return Qwen2_5_VLConfig(
-        vision_config=vision, text_config=text_sizes(QWEN) | {"rope_parameters": rope},
-        image_token_id=ids["image_token"], video_token_id=ids["video_token"],
-        vision_start_token_id=ids["vision_bos_token"], vision_end_token_id=ids["vision_eos_token"],
-    )  # fmt: skip
+        vision_config=vision, text_config=text_sizes(QWEN) | {"rope_parameters": rope}, **qwen_ids()
+    )
 
 
-def qwen_processor():
+def qwen3_config():
+    """Visual tokens of 8 x 8 pixels, deepstack features of three of five layers, learned places of 6 x 6 patches."""
+    from transformers import Qwen3VLConfig
+
+    vision = {
+        "depth": 5, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4, "out_hidden_size": 64,
+        "deepstack_visual_indexes": [0, 1, 3], "num_position_embeddings": 36,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    return Qwen3VLConfig(
+        vision_config=vision, text_config=text_sizes(QWEN) | {"head_dim": 16, "rope_parameters": rope}, **qwen_ids()
+    )
+
+
+def qwen_ids():
+    ids = {name: words(QWEN).index(token) for name, token in QWEN.items()}
+    return {
+        "image_token_id": ids["image_token"], "video_token_id": ids["video_token"],
+        "vision_start_token_id": ids["vision_bos_token"], "vision_end_token_id": ids["vision_eos_token"],
+    }  # fmt: skip
+
+
+def qwen_processor(name="Qwen2_5_VLProcessor", videos="Qwen2VLVideoProcessor"):
     """Of pictures of at most 20 visual tokens."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    import transformers
 
     sizes = {"patch_size": 4, "size": {"shortest_edge": 8 * 64, "longest_edge": 20 * 64}}
     template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    return Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**sizes), tiny.tokenizer(words(QWEN), QWEN), Qwen2VLVideoProcessor(**sizes),
-        chat_template=template,
+    return getattr(transformers, name)(
+        transformers.Qwen2VLImageProcessor(**sizes), tiny.tokenizer(words(QWEN), QWEN),
+        getattr(transformers, videos)(**sizes), chat_template=template,
     )  # fmt: skip
+
+
+def qwen3_processor():
+    return qwen_processor("Qwen3VLProcessor", "Qwen3VLVideoProcessor")
 
 
 def intern_config():
@@ -92,7 +116,13 @@ def intern_processor():
     )  # fmt: skip
 
 
-FAMILIES = {"qwen2_5_vl": (qwen_config, qwen_processor, QWEN), "internvl": (intern_config, intern_processor, INTERN)}
+FAMILIES = {
+    "qwen2_5_vl": (qwen_config, qwen_processor, QWEN),
+    "qwen3_vl": (qwen3_config, qwen3_processor, QWEN),
+    "internvl": (intern_config, intern_processor, INTERN),
+    "llava_next": (tiny_anyres.next_config, tiny_anyres.next_processor, tiny_anyres.IMAGE),
+    "llava_onevision": (tiny_anyres.onevision_config, tiny_anyres.onevision_processor, tiny_anyres.BOTH),
+}
 
 
 @cache
@@ -112,7 +142,10 @@ def save(folder: Path, name: str) -> Path:
     config = make()
     architecture = {
         "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
+        "qwen3_vl": transformers.Qwen3VLForConditionalGeneration,
         "internvl": transformers.InternVLForConditionalGeneration,
+        "llava_next": transformers.LlavaNextForConditionalGeneration,
+        "llava_onevision": transformers.LlavaOnevisionForConditionalGeneration,
     }[name]
     tiny.random_model(architecture, config, specials=4 + len(special)).save_pretrained(folder)
     processor().save_pretrained(folder)

@@ -7,6 +7,7 @@ import dataclasses
 import tiny
 import torch
 from toksweep.harness.contracts import Budget, Region, Sample
+from toksweep.harness.listing import serving
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import resolve, untouched
 
@@ -42,6 +43,15 @@ def native(model, batch):
     """What a model's own call is given for the pictures of a batch."""
     if not model.shape.varies:
         return {"pixel_values": pixels(batch)}
+    if model.shape.crops:
+        wholes = [number for number, crop in enumerate(batch.crops) if crop.whole]
+        pictures = [pixels(batch)[a:b] for a, b in zip(wholes, [*wholes[1:], len(batch.crops)], strict=True)]
+        sizes = [batch.crops[number].size for number in wholes]
+        found = {"pixel_values": torch.cat(pictures), "image_sizes": torch.tensor(sizes)}
+        if model.family == "llava_onevision":
+            owners = [batch.owner[number] for number in wholes]
+            found["batch_num_images"] = torch.tensor([owners.count(row) for row in sorted(set(owners))])
+        return found
     grids = torch.tensor([(1, 2 * rows, 2 * columns) for rows, columns in (crop.grid for crop in batch.crops)])
     kinds = (batch.input_ids == model.placeholder).int()
     patches = torch.cat([crop.pixels for crop in batch.crops])
@@ -65,16 +75,19 @@ def reads(schedule):
 
 
 def keeps_its_promise(answer, schedule, kind) -> bool:
-    """Tokens at every layer are what the images' schedules say, or fewer, as the kind of budget allows."""
-    promised = [sum(seen) for seen in zip(*(schedule.of(grid).layers for grid in answer.grids), strict=True)]
+    """Tokens at every layer are what the images' schedules say, or fewer, as the kind of budget allows; separators
+    stay with the whole."""
+    whole = sum(rows * columns for rows, columns in answer.grids)
+    counts = [sum(seen) for seen in zip(*(schedule.of(grid).layers for grid in answer.grids), strict=True)]
+    promised = [answer.tokens_full if count == whole else count for count in counts]
     if kind == "exact":
         return list(answer.visual_tokens) == promised
     return kind == "adaptive" or all(got <= n for got, n in zip(answer.visual_tokens, promised, strict=True))
 
 
 def able(info, *, clip: bool = False) -> list[str]:
-    """Compressors that act and read where a family lets them; `clip` says that a text encoder is at hand."""
-    found = [e for e in ENTRIES if not info.lacking(e.meta["places"], e.meta["needs"])]
+    """Compressors that a family is listed to serve; `clip` says that a text encoder is at hand."""
+    found = [e for e in ENTRIES if info.name in serving(e.meta)]
     return [e.name for e in found if clip or not any(need.startswith("clip_") for need in e.meta["needs"])]
 
 

@@ -21,7 +21,11 @@ CUTS = {
     "before the projector": (Stage("projector", 5, features=True),),
     "decoder": (Stage("decoder", 7, layer=1), Stage("decoder", 2, layer=3, reads=("next_last_attention",))),
 }
-GRIDS = {"qwen2_5_vl": [(4, 4), (5, 3), (7, 10)], "internvl": [(4, 4)]}
+_QWEN = [(4, 4), (5, 3), (7, 10)]
+GRIDS = {
+    "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "internvl": [(4, 4)], "llava_next": [(4, 4), (3, 4)],
+    "llava_onevision": [(4, 4), (3, 3)],
+}  # fmt: skip
 
 
 class First:
@@ -38,7 +42,9 @@ def test_the_counter_equals_the_closed_form_wherever_tokens_are_cut(family):
     for grid in GRIDS[family]:
         for name, stages in CUTS.items():
             schedule = lay_out(stages, shape.at(grid))
-            assert counter.count(schedule, 5, First()) == closed_form(config, schedule, 5), (grid, name)
+            for images in (1, 3):
+                counted = counter.count(schedule, 5, First(), images=images)
+                assert counted == closed_form(config, schedule, 5, images=images), (grid, name, images)
 
 
 def test_a_qwen_of_seven_billion_costs_what_was_counted_for_it():
@@ -52,7 +58,31 @@ def test_a_qwen_of_seven_billion_costs_what_was_counted_for_it():
         )
 
 
-@pytest.mark.parametrize("ref", ["Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf"])
+@pytest.mark.parametrize("scale", [1, 2], ids=["whole", "half as wide and high"])
+def test_deepstack_features_of_all_tokens_are_merged_in_the_tower_as_tokens_are_behind_it(scale):
+    config, (shape, _) = families.qwen3_config(), families.info("qwen3_vl")
+    shape = shape.at((6, 4))
+    grid = (6 // scale, 4 // scale)
+    schedule = lay_out((Stage("pixel", grid[0] * grid[1], grid=grid),) if scale > 1 else (), shape)
+    found = closed_form(config, schedule, 5)
+    patches, joined = 4 * grid[0] * grid[1], 4 * 32
+    embed, layer = 2 * patches * 96 * 32, 2 * patches * (4 * 32 * 32 + 2 * 32 * 48) + 4 * patches**2 * 32
+    assert found.projector == 2 * patches // 4 * joined * (joined + 64)
+    assert found.vision == embed + 5 * layer + 3 * found.projector
+    cut = closed_form(config, lay_out((*schedule.stages, Stage("projector", 2, features=True)), shape), 5)
+    assert (cut.vision, cut.projector) == (found.vision, 2 * 2 * joined * (joined + 64))
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "Qwen/Qwen3-VL-8B-Instruct",
+        "OpenGVLab/InternVL3-8B-hf",
+        "llava-hf/llava-v1.6-mistral-7b-hf",
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    ],
+)
 def test_the_counter_equals_the_closed_form_for_published_models(ref):
     config = load_config(ref)
     schedule = lay_out((Stage("decoder", 64, layer=2),), describe(config)[0])

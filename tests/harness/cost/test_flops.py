@@ -10,8 +10,8 @@ from toksweep.harness.cost.closed_form import closed_form
 from toksweep.harness.cost.compressor import selector_flops
 from toksweep.harness.cost.flops import FlopCounter, FlopsMismatchError
 from toksweep.harness.cost.towers import Tower
+from toksweep.harness.models.abilities import READABLE, TOWER
 from toksweep.harness.models.published import load_config
-from toksweep.harness.models.signals import READABLE, TOWER
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, resolve, untouched
 from torch.utils.flop_counter import FlopCounterMode

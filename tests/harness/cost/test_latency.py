@@ -1,11 +1,11 @@
-"""The probe: its order, its statistics, and that it tells a slow case from a fast one."""
+"""The probe: its order, its statistics, its phases, and that it tells a slow case from a fast one."""
 
 import gc
 import time
 
 import pytest
 from toksweep.harness.contracts import UserError
-from toksweep.harness.cost.latency import probe
+from toksweep.harness.cost.latency import Clock, Stopwatch, _waiting_clock, probe, race
 
 
 def test_cases_run_in_turn_with_the_baseline_and_warm_up_is_not_counted():
@@ -43,7 +43,8 @@ def test_without_a_baseline_there_is_no_ratio():
 
 def test_a_cpu_has_no_peak_memory_and_is_named():
     found = probe({"a": lambda: None}, rounds=2, warmup=0, kernel="sdpa")["a"]
-    assert (found.peak_memory_bytes, found.device, found.kernel) == (None, "cpu", "sdpa")
+    assert (found.peak_memory_bytes, found.kernel) == (None, "sdpa")
+    assert found.device.startswith("cpu: ")
 
 
 def test_a_case_that_raises_is_named_and_garbage_collection_comes_back():
@@ -80,3 +81,121 @@ def test_on_a_gpu_the_work_is_timed_to_its_end_and_its_memory_is_seen():
     found = probe({"small": lambda: small @ small, "large": lambda: large @ large}, "small", device="cuda")
     assert found["large"].ratio > 5
     assert found["large"].peak_memory_bytes >= 2 * 4 * 8192**2
+
+
+# --------------------------------------------------------------------------------------------------------------- phases
+
+
+class Ticking:
+    """A clock whose every look takes what it is told, in milliseconds."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def clock(self):
+        return Clock("ticking", lambda: self.now, lambda start, end: end - start)
+
+    def work(self, milliseconds):
+        self.now += milliseconds
+
+
+def test_a_phase_is_what_lies_in_none_inside_it_and_the_rest_is_not_counted():
+    time = Ticking()
+    watch = Stopwatch(time.clock())
+    time.work(100)
+    with watch.phase("outer"):
+        time.work(1)
+        with watch.phase("inner"):
+            time.work(10)
+            with watch.phase("outer"):
+                time.work(2)
+        time.work(4)
+        with watch.phase("inner"):
+            time.work(20)
+    time.work(100)
+    with watch.phase("steps", 4):
+        time.work(8)
+    assert watch.spent() == {"outer": 7, "inner": 30, "steps": 2}
+
+
+def test_a_phase_ends_where_an_exception_leaves_it():
+    time = Ticking()
+    watch = Stopwatch(time.clock())
+    with watch.phase("outer"), pytest.raises(ValueError, match="x"), watch.phase("inner"):
+        time.work(1)
+        raise ValueError("x")
+    time.work(50)
+    assert watch.spent() == {"outer": 0, "inner": 1}
+
+
+def sleeper(**phases):
+    def case(watch):
+        for name, seconds in phases.items():
+            with watch.phase(name):
+                time.sleep(seconds)
+
+    return case
+
+
+def test_phases_have_ratios_and_savings_paired_by_round():
+    found = race({"base": sleeper(a=0.02, b=0.01), "case": sleeper(a=0.01, c=0.01)}, "base", rounds=3, warmup=0).timings
+    assert found["case"]["a"].ratio == pytest.approx(0.5, rel=0.2)
+    assert found["case"]["a"].ratio_q1 <= found["case"]["a"].ratio <= found["case"]["a"].ratio_q3
+    assert found["case"]["a"].saved_ms == pytest.approx(10, rel=0.3)
+    assert (found["case"]["c"].ratio, found["case"]["c"].saved_ms) == (None, None)
+    assert (found["base"]["b"].ratio, found["base"]["b"].saved_ms) == (1, 0)
+
+
+def test_a_case_that_raises_drops_out_of_the_race_and_the_others_go_on():
+    order = []
+
+    def broken(watch):
+        order.append("broken")
+        if order.count("broken") == 2:
+            raise MemoryError("no room\nleft")
+
+    def fine(watch):
+        order.append("fine")
+        with watch.phase("a"):
+            pass
+
+    found = race({"broken": broken, "fine": fine}, "fine", rounds=3, warmup=1)
+    assert found.failures == {"broken": "MemoryError: no room left"}
+    assert list(found.timings) == ["fine"]
+    assert order.count("fine") == 4
+    assert order.count("broken") == 2
+
+
+def test_without_its_baseline_a_case_has_its_time_and_no_ratio():
+    def broken(watch):
+        raise RuntimeError("out of memory")
+
+    found = race({"base": broken, "fine": sleeper(a=0)}, "base", rounds=2, warmup=0)
+    assert found.failures == {"base": "RuntimeError: out of memory"}
+    assert (found.timings["fine"]["a"].ratio, found.timings["fine"]["a"].rounds) == (None, 2)
+
+
+def test_a_device_without_events_is_waited_for_at_every_mark():
+    waits = []
+    clock = _waiting_clock("slow", lambda: waits.append(1), lambda: None)
+    watch = Stopwatch(clock)
+    with watch.phase("a"), watch.phase("b"):
+        pass
+    assert len(waits) == 4
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_phases_are_told_apart_without_waiting_between_them():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    small, large = (torch.ones(n, n, device="cuda") for n in (64, 8192))
+
+    def case(watch):
+        with watch.phase("large"):
+            large @ large
+        with watch.phase("small"):
+            small @ small
+
+    found = race({"both": case}, rounds=5, warmup=2, device="cuda").timings["both"]
+    assert found["large"].median_ms > 5 * found["small"].median_ms

@@ -7,8 +7,8 @@ from toksweep.harness.cost.table import cost_table
 
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
 KEYS = [
-    "model", "method", "budget", "text_tokens", "tokens_entering", "tokens_mean", "flops_vision", "flops_projector",
-    "flops_compressor", "flops_prefill", "flops_decode_token", "kv_bytes",
+    "model", "method", "budget", "text_tokens", "images", "tokens_entering", "tokens_mean", "flops_vision",
+    "flops_projector", "flops_compressor", "flops_prefill", "flops_decode_token", "kv_bytes", "flops_per_layer",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What only families beside LLaVA have: grids of their own, tiles, windows, positions of three numbers."""
 
+import sys
 from dataclasses import dataclass, field
 
 import families
@@ -8,7 +9,10 @@ import tiny
 import torch
 import vlm
 from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage, UserError
-from toksweep.harness.models import describe, open_model
+from toksweep.harness.listing import listing
+from toksweep.harness.models import describe, model_shape, open_model
+from toksweep.harness.models.abilities import ORDINARY
+from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.schedule import lay_out, untouched
 
 PLAIN = torch.no_grad()
@@ -22,9 +26,9 @@ def opened(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def qwen(opened):
-    return opened["qwen2_5_vl"]
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def qwen(opened, request):
+    return opened[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +60,25 @@ def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
     given = vlm.native(model, batch)
     given.pop("mm_token_type_ids", None)
     want = model.model.model.get_image_features(**given).pooler_output
-    for own, wanted in zip(model.encode(batch).tokens, want, strict=True):
-        close(own, wanted)
+    close(in_prompt(model, batch), torch.cat(list(want)))
+
+
+def in_prompt(model, batch):
+    """The visual tokens of a batch, separators included, in the order of their placeholders."""
+    encoded = model.encode(batch)
+    found = []
+    for row, order in enumerate(batch.order):
+        images = batch.images_of(row)
+        tokens = {number: iter(encoded.tokens[image]) for number, image in enumerate(images)}
+        if SEPARATOR in order:
+            rows = model.separators(batch.crops, encoded)
+            tokens[SEPARATOR] = iter(torch.cat([rows[image] for image in images]))
+        found += [next(tokens[number]) for number in order.tolist()]
+    return torch.stack(found)
 
 
 def tower_maps(model, batch, layer):
-    """Every [heads, patches, patches] attention map of one layer of a Qwen tower, zero between windows."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
-
+    """[heads, patches, patches], the attention map of one layer of a Qwen tower, zero between windows and images."""
     block, seen = model.model.model.visual.blocks[layer], {}
 
     def hook(module, args, kwargs):
@@ -73,7 +88,8 @@ def tower_maps(model, batch, layer):
     model.encode(batch)
     handle.remove()
     query, key, _ = block.attn.qkv(seen["states"]).unflatten(-1, (3, block.attn.num_heads, -1)).unbind(1)
-    query, key = apply_rotary_pos_emb_vision(query, key, *seen["position_embeddings"])
+    turn = sys.modules[type(block).__module__].apply_rotary_pos_emb_vision
+    query, key = turn(query, key, *seen["position_embeddings"])
     scores = torch.einsum("qhd,khd->hqk", query, key) * block.attn.scaling
     window = torch.bucketize(torch.arange(len(query)), seen["cu_seqlens"][1:], right=True)
     return scores.masked_fill(window[:, None] != window, -torch.inf).softmax(-1)
@@ -88,8 +104,9 @@ def test_received_attention_of_a_qwen_is_the_mean_over_a_tokens_patches_in_raste
     start = 0
     for own, crop in zip(found, batch.crops, strict=True):
         rows, wide = crop.grid
-        # windows of 2 x 2 tokens, row by row, and row by row in each of them
-        places = sorted(range(rows * wide), key=lambda t: (t // wide // 2, t % wide // 2, t // wide, t % wide))
+        places = list(range(rows * wide))
+        if qwen.family == "qwen2_5_vl":  # windows of 2 x 2 tokens, row by row, and row by row in each of them
+            places.sort(key=lambda t: (t // wide // 2, t % wide // 2, t // wide, t % wide))
         want = torch.empty_like(own)
         want[:, places] = columns[:, start : start + crop.tokens] / (4 * crop.tokens)
         close(own, want)
@@ -141,7 +158,7 @@ def test_a_budget_that_a_picture_cannot_reach_is_refused_for_it(qwen):
         qwen.prefill(vlm.batch(qwen), None, method, schedule, seed=0)
 
 
-def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_but_not_jointly(qwen):
+def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_or_jointly(qwen):
     batch = qwen.prepare([vlm.LONG], [[tiny.picture(1), tiny.picture(2, (40, 60))]])
     assert [crop.grid for crop in batch.crops] == [(4, 4), (5, 3)]
     schedule = lay_out((Stage("projector", 8),), qwen.shape)
@@ -149,8 +166,13 @@ def test_pictures_of_several_sizes_in_one_sample_are_cut_apart_but_not_jointly(q
     qwen.prefill(batch, None, watching, schedule, seed=0)
     assert [(view.grid, view.shape.tokens) for view in watching.views] == [((4, 4), 16), ((5, 3), 15)]
     joint = lay_out((Stage("projector", 8, joint=True),), qwen.shape)
-    with pytest.raises(Refusal, match="must then be of one size"):
-        qwen.prefill(batch, None, Watching(), joint, seed=0)
+    watching = Watching()
+    qwen.prefill(batch, None, watching, joint, seed=0)
+    (view,) = watching.views
+    assert view.image[0].tolist() == [0] * 16 + [1] * 15
+    method, schedule, _ = vlm.cell(qwen, "fastvid", 8)
+    with pytest.raises(Refusal, match="frames of a clip, or other pictures of one size, and these differ"):
+        qwen.prefill(batch, None, method, schedule, seed=0)
 
 
 def test_where_one_view_holds_all_tiles_the_whole_comes_first(intern):
@@ -193,5 +215,11 @@ def test_an_internvl_that_hands_on_something_else_is_refused():
 
 def test_a_processor_without_a_chat_template_is_named(qwen, monkeypatch):
     monkeypatch.setattr(qwen.processor, "chat_template", None)
-    with pytest.raises(UserError, match="qwen2_5_vl has no chat template"):
+    with pytest.raises(UserError, match=f"{qwen.family} has no chat template"):
         vlm.batch(qwen)
+
+
+@pytest.mark.parametrize("ref", [row["name"] for row in listing("models")[0]])
+def test_published_checkpoints_serve_what_the_list_of_methods_says(ref):
+    _, info = model_shape(ref)
+    assert info == ORDINARY[info.name]

@@ -8,8 +8,8 @@ import torch
 import vlm
 from toksweep.harness.contracts import Reduction, Stage, UserError
 from toksweep.harness.models import open_model
+from toksweep.harness.models.abilities import LAST_LAYER, NEXT_LAYER, READABLE
 from toksweep.harness.models.calls import BrokenPromiseError
-from toksweep.harness.models.signals import LAST_LAYER, NEXT_LAYER, READABLE
 from toksweep.harness.models.taps import tap
 from toksweep.harness.schedule import lay_out
 

@@ -1,0 +1,107 @@
+"""What methods may read and where they may act, by family: known without torch, so that a list is there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+CLIP = frozenset({"clip_patches", "clip_text"})
+"""Signals of a text encoder, a checkpoint of its own."""
+
+CLASS = frozenset({"class_attention", "class_query", "class_token"})
+"""Signals of towers with a class token."""
+
+TOWER = frozenset({"class_attention", "class_query", "keys", "received_attention"})
+"""Signals of single vision layers, named `signal@layer`."""
+
+LAST_LAYER = frozenset({"last_attention", "text_attention", "keys", "text_keys", "prompt_queries", "prompt_keys"})
+"""Signals of the LLM layer before a cut that its attention has to be tapped for."""
+
+NEXT_LAYER = frozenset({"next_last_attention", "next_text_attention", "next_visual_attention", "next_keys"})
+"""Signals of the LLM layer behind a cut, which is asked before the cut."""
+
+READABLE: Mapping[str, frozenset[str]] = {
+    "pixel": frozenset(),
+    "encoder": frozenset({"keys"}),
+    "projector": TOWER | CLASS | CLIP | {"features", "text_embeddings", "evidence"},
+    "decoder": LAST_LAYER | NEXT_LAYER | {"normed", "text_normed", "entering", "text_embeddings", "places", "visible"},
+}
+"""Signals that are at hand at each place, without the `@layer` behind them."""
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """What a family serves for one configuration: known without weights.
+
+    Attributes:
+        signals: names without the `@layer` behind them; `tower`: those of them that single vision layers have.
+        uneven: a picture is shown in crops of different sizes.
+        several_places: a token may stand at several places of the prompt at once (PPE).
+    """
+
+    name: str
+    places: frozenset[str]
+    signals: frozenset[str]
+    tower: frozenset[str]
+    uneven: bool = False
+    several_places: bool = True
+
+    def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
+        """Those of a method's places and signals that the family does not serve."""
+        missing = [f"the place {place}" for place in places if place not in self.places]
+        for need in needs:
+            name, _, layer = need.partition("@")
+            if name not in (self.tower if layer else self.signals):
+                missing.append(f"the signal {need}")
+        return missing
+
+
+def reading_tower(
+    name: str, *, class_token: bool = True, clip: bool = True, merging: bool = True, llm: bool = True
+) -> FamilyInfo:
+    """A family whose patches are its visual tokens, so that all that its tower knows of them can be read.
+
+    Args:
+        clip: the tower is CLIP's, and its projection takes the features that the LLM gets.
+        merging: fewer tokens may come out of the tower.
+        llm: its layers can be cut between.
+    """
+    places, signals = {"pixel", "projector"}, READABLE["encoder"] | READABLE["projector"]
+    if merging:
+        places.add("encoder")
+    if llm:
+        places |= {"decoder", "attention"}
+        signals |= READABLE["decoder"]
+    signals -= (frozenset() if class_token else CLASS) | (frozenset() if clip else CLIP)
+    return FamilyInfo(name, frozenset(places), signals, signals & TOWER)
+
+
+def joining_patches(name: str, *tower: str, llm: bool = True) -> FamilyInfo:
+    """A family whose tower joins several patches into one visual token: of it the signals `tower` alone can be read,
+    since its keys are of patches."""
+    places, signals = {"pixel", "projector"}, (READABLE["projector"] - TOWER - CLASS - CLIP) | {*tower}
+    if llm:
+        places.add("decoder")
+        signals |= READABLE["decoder"]
+    return FamilyInfo(name, frozenset(places), frozenset(signals), frozenset(tower))
+
+
+def in_crops(info: FamilyInfo) -> FamilyInfo:
+    """The same for a family that joins crops of different sizes, which must come out of the tower whole."""
+    return replace(info, places=info.places - {"encoder", "attention"}, uneven=True)
+
+
+def interleaved(info: FamilyInfo) -> FamilyInfo:
+    """The same for an LLM whose rotary channels of rows and columns alternate, so that they form no bands."""
+    return replace(info, several_places=False)
+
+
+ORDINARY: Mapping[str, FamilyInfo] = {
+    "internvl": joining_patches("internvl", "class_attention", "received_attention"),
+    "llava": reading_tower("llava"),
+    "llava_next": in_crops(reading_tower("llava_next")),
+    "llava_onevision": in_crops(reading_tower("llava_onevision", class_token=False, clip=False)),
+    "qwen2_5_vl": joining_patches("qwen2_5_vl", "received_attention"),
+    "qwen3_vl": interleaved(joining_patches("qwen3_vl", "received_attention")),
+}
+"""What the published checkpoints of every family serve; a test holds it against their configurations."""
