@@ -171,6 +171,8 @@ class LmmsTask(BorrowedTask):
                 pictures += shown
                 content += [None] * len(shown)
             turns.append(Turn(message.role, tuple(content)))
+        if self.wrapper.system is not None:
+            turns.insert(0, Turn("system", (self.wrapper.system,)))
         asked = [text for turn in turns if turn.role == "user" for text in turn.content if text is not None]
         return replace(
             sample,

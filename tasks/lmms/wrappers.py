@@ -25,6 +25,7 @@ class Wrapper:
         even_frames: an even number of frames, at least two.
         pixels: limits of a picture's size that it sets in place of the checkpoint's.
         factor: sides of pictures are brought to multiples of it, by qwen-vl-utils, before the processor sees them.
+        system: a system message of its own, in front of whatever a task says.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Wrapper:
     even_frames: bool = False
     pixels: tuple[int, int] | None = None
     factor: int | None = None
+    system: str | None = None
 
     def protocol(self) -> str:
         """What makes two figures of different wrappers incomparable, in a few words."""
@@ -59,6 +61,7 @@ class Wrapper:
         return [int(n) for n in torch.linspace(0, count - 1, shown).round().long()]
 
 
+_HELPFUL = "You are a helpful assistant."
 _QWEN = (256 * 28 * 28, 1605632)
 _QWEN3 = (4 * 32 * 32, 16384 * 32 * 32)
 """Those of qwen-vl-utils alone: the wrapper tells the processor to resize nothing."""
@@ -68,7 +71,7 @@ WRAPPERS = {
     "llava_next": Wrapper("llava_hf", 1024),
     "llava_onevision": Wrapper("llava_hf", 1024),
     "qwen2_5_vl": Wrapper("qwen2_5_vl", 128, even_frames=True, pixels=_QWEN, factor=28),
-    "qwen3_vl": Wrapper("qwen3_vl", 128, even_frames=True, pixels=_QWEN3, factor=32),
+    "qwen3_vl": Wrapper("qwen3_vl", 128, even_frames=True, pixels=_QWEN3, factor=32, system=_HELPFUL),
 }
 """By family of ours. A family without one is asked as by `huggingface`, lmms-eval's wrapper of any chat model."""
 OTHERWISE = Wrapper("huggingface", 1024)
