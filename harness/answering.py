@@ -47,7 +47,7 @@ class AnsweringBench(Bench):
         self.encoder = model.text_encoder.config if model.text_encoder else None
         self._selector: dict[object, int] = {}
         # The closed form of every record is held against the real class once: a gap is an error before any sample.
-        FlopCounter(self.config).count(untouched(self.model.shape), 64)
+        FlopCounter(self.config).count(untouched(model.shape), 64)
 
     def __exit__(self, *exception: object) -> None:
         del self.model

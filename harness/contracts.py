@@ -143,7 +143,8 @@ class Region:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a prompt: of `content`, a text is itself and None stands for the sample's next picture."""
+    """One message of a prompt: of `content`, a text is itself and None stands for the sample's next picture, or for its
+    clip."""
 
     role: str
     content: tuple[str | None, ...]
@@ -168,6 +169,7 @@ class Sample:
         id: unique in its task, stable between runs.
         cluster_id: shared by samples that come from one picture or clip; intervals resample clusters.
         images: loaders of the pictures (RGB). A loader that raises makes the sample a bad input, in every cell alike.
+        clip: the images are the frames of one clip, in order and of one size.
         fingerprint: digest of everything that determines the sample; a stored record counts only while it is equal.
         question, answers: for question answering; any of the answers is right.
         regions: words or faces that a metric looks at.
@@ -191,6 +193,7 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     generation: Generation | None = None
     opens: Callable[[], Sample] | None = None
+    clip: bool = False
 
 
 class Task(Protocol):
@@ -362,7 +365,8 @@ class ModelShape:
     `feature_layers` counts the vision layers that the LLM's features have passed (None: all of them), since merging in
     a later one changes nothing. With `crops` a picture is several images to the model: the whole first, then its parts,
     row by row. Where `varies`, every picture has a grid of its own, methods are told the shape with that grid, and the
-    model's own shape has a nominal one.
+    model's own shape has a nominal one. `frame` is the grid of one image of a clip, a frame or as many as the model
+    joins, None where it shows the frames of a clip as separate pictures; with `clip` the shape is that of clips.
     """
 
     family: str
@@ -374,6 +378,14 @@ class ModelShape:
     feature_layers: int | None = None
     crops: bool = False
     varies: bool = False
+    frame: tuple[int, int] | None = None
+    clip: bool = False
+
+    def of_clips(self) -> ModelShape:
+        """The same for clips, which are shown without crops: frames vary where pictures do without being cut up."""
+        if self.frame is None:
+            return self
+        return replace(self.at(self.frame), crops=False, varies=self.varies and not self.crops, clip=True)
 
     def at(self, grid: tuple[int, int]) -> ModelShape:
         """The same for an image of another grid."""

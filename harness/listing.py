@@ -68,15 +68,8 @@ def _method(name: str, kind: str, meta: Row, summary: str) -> Row:
 
 
 def serving(meta: Mapping[str, Any]) -> list[str]:
-    """Families of models whose published checkpoints serve a compressor, pictures in uneven crops left to those that
-    can see them."""
-    return [
-        name
-        for name, info in ORDINARY.items()
-        if not info.lacking(meta["places"], meta["needs"])
-        and not (meta["frames"] and info.uneven)
-        and (info.several_places or not meta["operator"])
-    ]
+    """Families of models whose published checkpoints serve a compressor, on pictures or on clips."""
+    return [name for name, info in ORDINARY.items() if any(info.on(clip).serves(meta) for clip in (False, True))]
 
 
 def _task(name: str, kind: str, meta: Row, summary: str) -> Row:

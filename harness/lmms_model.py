@@ -7,6 +7,7 @@ cache knows nothing of our version or of weights under an unchanged path: use a 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -56,7 +57,9 @@ class Toksweep(lmms):  # type: ignore[misc]
             raise UserError(f"{choice.label} needs a budget: add budget=64 or budget=25% to --model_args.")
         info = model_info(str(pretrained), text_encoder)
         asked = None if entry.kind == "untouched" else Budget.parse(budget or "")
-        self.compressor, self.schedule = fit_compressor(entry, choice, asked, convention, info)
+        self._fit = partial(fit_compressor, entry, choice, asked, convention)
+        self._fit(info)  # what cannot be is said before anything is loaded
+        self._info = info
         self.kind = cast(BudgetKind, entry.meta.get("budget_kind", "exact"))
         self.seed, self.batch_size_per_gpu = int(seed), int(batch_size)
         self.wrapper = wrapper_of(info.family.name)
@@ -99,7 +102,7 @@ class Toksweep(lmms):  # type: ignore[misc]
     def _answers(self, samples: list[Sample]) -> list[GenerationResult]:
         first = samples[0].generation
         assert first is not None
-        if any(s.generation != first for s in samples):
+        if len({(s.generation, s.clip) for s in samples}) > 1:
             return [answer for s in samples for answer in self._answers([s])]
         try:
             return self._written(samples, first)
@@ -114,8 +117,9 @@ class Toksweep(lmms):  # type: ignore[misc]
 
     def _written(self, samples: list[Sample], generation: Generation) -> list[GenerationResult]:
         batch = self.seen.prepare(samples, [[load() for load in s.images] for s in samples])
+        compressor, schedule = self._fit(self._info.asked_about(samples))
         answers = self.seen.answer(
-            batch, None, self.compressor, self.schedule, seed=self.seed, budget_kind=self.kind, memo=Memo(),
+            batch, None, compressor, schedule, seed=self.seed, budget_kind=self.kind, memo=Memo(),
             max_new_tokens=generation.max_new_tokens, tokenizer_end=generation.tokenizer_end,
         )  # fmt: skip
         return [GenerationResult(a.text, TokenCounts(output_tokens=len(a.token_ids))) for a in answers]

@@ -107,10 +107,13 @@ def make_plan(spec: SweepSpec) -> Plan:
         entry = task_entry(name, spec.include_path)
         family = str(entry.meta["family"])
         models = _models(entry, spec)
-        check_budgets(spec.sections[family].budgets, [m for m in models if m])
         own = None if is_borrowed(entry) else _own(entry, spec)
+        if own:
+            models = [m and m.asked_about(own.samples) for m in models]
+        check_budgets(spec.sections[family].budgets, [m for m in models if m])
         for model in models:
             material = own or _borrowed(entry, spec, model)
+            model = model and model.asked_about(material.samples)
             cells, refusals, count = _Expander(spec, entry, family, model, material).expand()
             refused += refusals
             asked += count

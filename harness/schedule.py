@@ -31,7 +31,12 @@ class Schedule:
         Raises:
             Refusal: such an image cannot be cut that way.
         """
-        return self if grid == self.shape.grid else self._anew(self.shape.at(grid))
+        return self.on(self.shape.at(grid))
+
+    def on(self, shape: ModelShape) -> Schedule:
+        """The same for an image of another grid, of a clip or of none; errors as in `of`."""
+        same = (shape.grid, shape.clip) == (self.shape.grid, self.shape.clip)
+        return self if same else self._anew(shape)
 
     @cached_property
     def _anew(self) -> Callable[[ModelShape], Schedule]:

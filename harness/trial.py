@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import fmean
 from typing import cast
 
-from .contracts import Budget, Compressor, Convention, Refusal, Sample, Task, UserError
+from .contracts import Budget, Compressor, Convention, ModelShape, Refusal, Sample, Task, UserError
 from .models import model_info, open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BudgetKind
@@ -26,11 +26,13 @@ OURS = "toksweep-mini"
 
 @dataclass(frozen=True)
 class Trial:
-    """A compressor in a model, with questions, and what the process was like before the first call."""
+    """A compressor in a model, with questions, and what the process was like before the first call; `shape` is that
+    of what the questions are about."""
 
     entry: Entry
     method: Compressor
     model: VisionLanguageModel
+    shape: ModelShape
     samples: Sequence[Sample]
     before: State
 
@@ -41,13 +43,14 @@ class Trial:
     def schedule(self, budget: str, convention: Convention = "mean") -> Schedule:
         """The schedule of a budget."""
         merges = bool(self.entry.meta["merges"])
-        return resolve(self.method, Budget.parse(budget), convention, self.model.shape, merges=merges)
+        return resolve(self.method, Budget.parse(budget), convention, self.shape, merges=merges)
 
     def spent(self, answer: Answer, budget: str) -> tuple[float, float]:
-        """Tokens of an image, mean over images and layers, and as many as the budget allows."""
-        wanted = Budget.parse(budget)
-        allowed = [wanted.tokens(rows * columns, capped=self.model.shape.varies) for rows, columns in answer.grids]
-        return fmean(answer.visual_tokens) / len(allowed), fmean(allowed)
+        """Tokens of an image, mean over images and layers, and as many as the budget allows; separators, which leave
+        with the first token that is taken, are in no budget."""
+        wanted, full = Budget.parse(budget), [rows * columns for rows, columns in answer.grids]
+        allowed = [wanted.tokens(count, capped=self.shape.varies) for count in full]
+        return fmean(min(count, sum(full)) for count in answer.visual_tokens) / len(full), fmean(allowed)
 
     def reachable(self) -> tuple[str, Schedule]:
         """A budget that is no full one, and its schedule."""
@@ -62,7 +65,7 @@ class Trial:
 
     def half(self) -> Schedule | None:
         """The schedule whose last layers see nearest to half of the tokens, if that is near it."""
-        shape = self.model.shape
+        shape = self.shape
         if shape.varies:  # half of every picture's own
             try:
                 return self.schedule("50%", "after_cut")
@@ -97,16 +100,17 @@ def set_up(
     chosen, asked = model or OURS, registry("tasks").get(task) if task else _our_task(entry)
     try:
         method = build_compressor(entry, parameters)
-        check_task(entry, asked)
-        check_model(entry, info := model_info(chosen, text_encoder))
+        listed = list(islice(cast(Task, asked.load())(None), questions or QUESTIONS.get(str(asked.meta["family"]), 0)))
+        info = model_info(chosen, text_encoder).asked_about(listed)
+        check_task(entry, asked, info)
+        check_model(entry, info)
     except Refusal as reason:
         raise UserError(f"{reason}.") from reason
     opened = open_model(chosen, text_encoder=info.text_encoder.ref if info.text_encoder else None)
-    listed = cast(Task, asked.load())(None)
-    samples = [s for s in islice(listed, questions or QUESTIONS.get(str(asked.meta["family"]), 0)) if s.regions]
+    samples = [s for s in listed if s.regions]
     if not samples:
         raise UserError(f"The samples of {asked.name} name no evidence: give another --task, such as synth_vqa.")
-    return Trial(entry, method, opened, samples, state(opened, _prepared(opened, samples[:2])))
+    return Trial(entry, method, opened, info.shape, samples, state(opened, _prepared(opened, samples[:2])))
 
 
 def _our_task(entry: Entry) -> Entry:

@@ -114,7 +114,7 @@ def _full(trial: Trial) -> Verdict:
     if trial.entry.meta["merges"]:
         return Verdict("pass", "declared as merging, hence bypassed")
     batch, schedule = trial.batch(2), trial.schedule("100%")
-    plain = trial.model.prefill(batch, None, None, untouched(trial.model.shape), seed=0)
+    plain = trial.model.prefill(batch, None, None, untouched(trial.shape), seed=0)
     cut = trial.model.prefill(batch, None, trial.method, schedule, seed=0, budget_kind=trial.kind)
     if torch.equal(plain.logits, cut.logits):
         return Verdict("pass", "logits are those of no method, bit for bit")

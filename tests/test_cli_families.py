@@ -33,6 +33,32 @@ def test_a_budget_that_small_pictures_cannot_reach_counts_as_infeasible_and_the_
     assert "needs the signal class_token and the signal class_attention@-2" in error
 
 
+def test_a_sweep_of_clips_counts_per_frame_and_says_what_cannot_be_had(folder, here):
+    code, _, error = here(
+        "sweep", "--task", "synth_video_qa", "--model", "llava_onevision", "--model", "llava_next", "--method",
+        "fastvid", "--method", "tome", "--budget", "2", "--budget", "16", "--no-floors", "--limit", "2", "--out", "c",
+        cwd=folder,
+    )  # fmt: skip
+    assert code == 0, error
+    cells = pd.read_parquet(folder / "c" / "cells.parquet")
+    cells = cells[(cells.metric == "accuracy") & cells.slice.isna()].set_index(["model", "method"])
+    whole, cut = cells.loc[("llava_onevision", "none")], cells.loc[("llava_onevision", "fastvid")]
+    assert (whole.tokens_full, cut.tokens_full) == (33, 33)  # eight frames of 2 x 2 and a newline
+    assert (cut.status, cut.budget) == ("complete", "2")
+    assert 0 < cut.tokens_entering <= 16
+    assert "budget 16 is above the full count of 4 tokens" in error
+    assert "the family llava_next shows a picture in crops of several" in error
+    assert "tome needs the place encoder" in error
+
+
+def test_every_promise_holds_on_clips_whose_separators_are_in_no_budget(folder, here):
+    code, out, error = here(
+        "verify", "dycoke", "--model", "video_llava", "--task", "synth_video_qa", "--json", cwd=folder
+    )
+    assert code == 0, error
+    assert "100%: 16/16" in json.loads(out)[0]["found"]
+
+
 @pytest.mark.parametrize(("ref", "full"), [("OpenGVLab/InternVL3-8B-hf", 256), ("Qwen/Qwen3-VL-8B-Instruct", 576)])
 def test_flops_of_a_family_need_no_weights(folder, here, ref, full):
     code, out, error = here(

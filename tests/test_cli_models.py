@@ -83,7 +83,7 @@ class Silent:
     def stop(self): ...
 
 
-TIRED = PICK.format(name="tired", start=0, more=0).replace(
+TIRED = PICK.format(name="tired", start=0, more=0, refuse="").replace(
     "    import torch",
     "    import torch\n    TIMES.append(1)\n    if len(TIMES) > 12: raise MemoryError('no room\\nleft')",
 )

@@ -222,7 +222,8 @@ def projected(tower: Tower, each: Sequence[Schedule], entering: int) -> int:
         before = [s for s in at_projector if s.features]
         behind = at_projector[len(before) :]
         total += before[-1].keep if before else tower.handed_on(schedule)
-        total += any("class_token" in s.reads for s in behind)
+        whole = tower.enters and schedule.shape.clip and schedule.entering == schedule.full
+        total += whole or any("class_token" in s.reads for s in behind)
         executed = executed or bool(before and not behind)
     # cut before the projector and not behind it: what was kept is what enters, and may be less than was promised
     # (or more, by separators, which pass no projector)

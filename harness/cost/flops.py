@@ -44,7 +44,8 @@ class FlopCounter:
         self._head = model.lm_head
         core = model.model
         self._packed = hasattr(core, "visual")  # a tower that takes patches of any number of images in one row
-        self._tower = core.visual if self._packed else core.vision_tower
+        # of Video-LLaVA's two towers, which are built alike, the one for pictures
+        self._tower = core.visual if self._packed else getattr(core, "vision_tower", None) or core.image_tower
         self._projector = core.visual.merger if self._packed else core.multi_modal_projector
         self._llm = model.model.language_model
         self._built = [str(layer) for layer in self._llm.layers]

@@ -16,8 +16,11 @@ CLASS_TOKENS = {
     "qwen3_vl_vision": 0,
 }  # fmt: skip
 """Vision towers that the formulas cover, and their tokens beside the patches."""
-TILED = frozenset({"llava_next", "llava_onevision"})
+TILED = frozenset({"llava_next", "llava_next_video", "llava_onevision"})
 """Models, by `model_type`, whose crops have margins that are encoded and then cut away."""
+POOLED = {"llava_next_video": False, "llava_onevision": True}
+"""Models that pool 2 x 2 patches of a clip's frame to one visual token, and whether behind the projector; pooling is no
+matrix product."""
 _QWEN = frozenset({"qwen2_5_vl_vision", "qwen3_vl_vision"})
 
 
@@ -34,6 +37,8 @@ class Tower:
         raster: rows and columns of patches that every crop is encoded at, margins included; None where they are those
             of its grid.
         pools: SigLIP's pooling head is there, of no use to a VLM, but the model computes it.
+        frame: patches along a side of a clip's visual token, which are pooled behind the projector if `late`.
+        enters: the class token of a clip's frame goes through the projector as well, unless tokens have been taken.
         beside: widths that mergers beside the projector put out, for Qwen3-VL's deepstack; each joins the patches of
             all visual tokens, whatever is cut behind the tower.
     """
@@ -51,6 +56,9 @@ class Tower:
     raster: tuple[int, int] | None = None
     pools: bool = False
     beside: tuple[int, ...] = ()
+    frame: int = 1
+    late: bool = False
+    enters: bool = False
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Tower:
@@ -72,14 +80,16 @@ class Tower:
         return cls(
             *sizes, vision.num_channels * sides[0] * sides[1], merge, CLASS_TOKENS[kind],
             raster=(side, side) if side else None, pools=bool(getattr(vision, "vision_use_head", False)),
+            frame=2 if config.model_type in POOLED else 1, late=POOLED.get(config.model_type, False),
+            enters=config.model_type == "video_llava",
         )  # fmt: skip
 
     def grid(self, schedule: Schedule) -> tuple[int, int]:
         """Rows and columns of patches that are encoded of one image."""
         if self.raster and not any(stage.place == "pixel" for stage in schedule.stages):
             return self.raster
-        rows, columns = schedule.seen
-        return rows * self.merge, columns * self.merge
+        side = self.merge * (self.frame if schedule.shape.clip else 1)
+        return schedule.seen[0] * side, schedule.seen[1] * side
 
     def tokens(self, schedule: Schedule) -> list[tuple[int, int]]:
         """Tokens of one image that every layer's attention and MLP compute on, extra ones included: a cut lies between
@@ -94,7 +104,7 @@ class Tower:
 
     def handed_on(self, schedule: Schedule) -> int:
         """Rows of one image that pass the projector, where no cut comes before it."""
-        if self.raster:
+        if self.raster and (self.late or not schedule.shape.clip):
             rows, columns = self.grid(schedule)
             return rows * columns
         return features(schedule)

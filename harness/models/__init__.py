@@ -7,11 +7,12 @@ a model is asked for.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..contracts import ModelShape, UserError
+from ..contracts import ModelShape, Sample, UserError
 from .embedded import text_encoder_of
 from .published import hub_revision, load_config, local_folder
 from .text_encoder import TextEncoderInfo, open_text_encoder, text_encoder_info
@@ -26,9 +27,11 @@ FAMILIES = {
     "internvl": ("internvl", "InternVL"),
     "llava": ("llava", "Llava"),
     "llava_next": ("llava_next", "LlavaNext"),
+    "llava_next_video": ("llava_next_video", "LlavaNextVideo"),
     "llava_onevision": ("llava_onevision", "LlavaOnevision"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VL"),
     "qwen3_vl": ("qwen3_vl", "Qwen3_VL"),
+    "video_llava": ("video_llava", "VideoLlava"),
 }
 """By `model_type`: module and class."""
 
@@ -41,6 +44,18 @@ class ModelInfo:
     shape: ModelShape
     family: FamilyInfo
     text_encoder: TextEncoderInfo | None = None
+
+    def asked_about(self, samples: Iterable[Sample]) -> ModelInfo:
+        """The same with the shape and the abilities that it has for these samples, pictures or clips.
+
+        Raises:
+            UserError: some are clips, and some are not, where the model shows them in different ways.
+        """
+        if self.family.clips is None or not (clips := {sample.clip for sample in samples}):
+            return self
+        if len(clips) > 1:
+            raise UserError(f"{self.ref} is asked about pictures and clips in one task: make two of it.")
+        return replace(self, shape=self.shape.of_clips(), family=self.family.clips) if clips == {True} else self
 
     @cached_property
     def revision(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 CLIP = frozenset({"clip_patches", "clip_text"})
 """Signals of a text encoder, a checkpoint of its own."""
@@ -36,6 +37,7 @@ class FamilyInfo:
     Attributes:
         signals: names without the `@layer` behind them; `tower`: those of them that single vision layers have.
         uneven: a picture is shown in crops of different sizes.
+        clips: what is served on clips, where they are shown as such; None where their frames are shown as pictures.
         several_places: a token may stand at several places of the prompt at once (PPE).
     """
 
@@ -44,7 +46,17 @@ class FamilyInfo:
     signals: frozenset[str]
     tower: frozenset[str]
     uneven: bool = False
+    clips: FamilyInfo | None = None
     several_places: bool = True
+
+    def on(self, clip: bool) -> FamilyInfo:
+        """What is served on clips, or on pictures."""
+        return self.clips if clip and self.clips else self
+
+    def serves(self, meta: Mapping[str, Any]) -> bool:
+        """Is a compressor, whose decorator says `meta`, served? Those of frames need images of one size."""
+        fits = not (meta["frames"] and self.uneven) and (self.several_places or not meta["operator"])
+        return fits and not self.lacking(meta["places"], meta["needs"])
 
     def lacking(self, places: Sequence[str], needs: Sequence[str]) -> list[str]:
         """Those of a method's places and signals that the family does not serve."""
@@ -91,17 +103,41 @@ def in_crops(info: FamilyInfo) -> FamilyInfo:
     return replace(info, places=info.places - {"encoder", "attention"}, uneven=True)
 
 
+def single_crops(info: FamilyInfo) -> FamilyInfo:
+    """The same for what such a family shows in one crop, a frame of a clip."""
+    return replace(info, uneven=False)
+
+
+def with_clips(info: FamilyInfo, clips: FamilyInfo | None = None) -> FamilyInfo:
+    """The same for a family that shows clips as such, and serves the same on them unless said otherwise."""
+    return replace(info, clips=clips or info)
+
+
+def two_towers(info: FamilyInfo) -> FamilyInfo:
+    """The same for Video-LLaVA, whose towers come from no CLIP, and among whose visual tokens of a clip stand others
+    that show no patch, so that none is unmerged to places."""
+    pictures = replace(info, signals=info.signals - CLIP)
+    return with_clips(pictures, replace(pictures, places=pictures.places - {"attention"}))
+
+
 def interleaved(info: FamilyInfo) -> FamilyInfo:
     """The same for an LLM whose rotary channels of rows and columns alternate, so that they form no bands."""
-    return replace(info, several_places=False)
+    return replace(info, several_places=False, clips=info.clips and interleaved(info.clips))
+
+
+def _cropped(name: str, *, class_token: bool = True, clip: bool = True) -> FamilyInfo:
+    pictures = in_crops(reading_tower(name, class_token=class_token, clip=clip))
+    return with_clips(pictures, single_crops(pictures))
 
 
 ORDINARY: Mapping[str, FamilyInfo] = {
-    "internvl": joining_patches("internvl", "class_attention", "received_attention"),
+    "internvl": with_clips(joining_patches("internvl", "class_attention", "received_attention")),
     "llava": reading_tower("llava"),
     "llava_next": in_crops(reading_tower("llava_next")),
-    "llava_onevision": in_crops(reading_tower("llava_onevision", class_token=False, clip=False)),
-    "qwen2_5_vl": joining_patches("qwen2_5_vl", "received_attention"),
-    "qwen3_vl": interleaved(joining_patches("qwen3_vl", "received_attention")),
+    "llava_next_video": _cropped("llava_next_video"),
+    "llava_onevision": _cropped("llava_onevision", class_token=False, clip=False),
+    "qwen2_5_vl": with_clips(joining_patches("qwen2_5_vl", "received_attention")),
+    "qwen3_vl": interleaved(with_clips(joining_patches("qwen3_vl", "received_attention"))),
+    "video_llava": two_towers(reading_tower("video_llava")),
 }
 """What the published checkpoints of every family serve; a test holds it against their configurations."""

@@ -170,7 +170,11 @@ class Anyres(Llava):
     def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         if resized:
             return self._see_small(crops)
-        rows, first = super().see(crops, resized=False).rows, int(self.shape.class_token)
+        return self._joined(super().see(crops, resized=False).rows, crops)
+
+    def _joined(self, rows: Sequence[torch.Tensor], crops: Sequence[Crop]) -> Sight:
+        """What is seen of crops whose patches the tower returned, [class token and patches, dim] of each."""
+        first = int(self.shape.class_token)
         patches = [own[first:] for own in rows]
         features = self._packed(patches, crops)
 

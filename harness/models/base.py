@@ -18,7 +18,7 @@ from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, T
 from ..schedule import Schedule, cuts
 from ..watching import Watch
 from .abilities import READABLE, TOWER, FamilyInfo
-from .calls import BudgetKind, Calls, Grid
+from .calls import BudgetKind, Calls
 from .cutter import Cutter, counted
 from .data import Answer, Batch, Crop, Encoded, Shown, Sight
 from .door import enter
@@ -83,6 +83,11 @@ class VisionLanguageModel(ABC):
     def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, Sequence[Shown]]:
         """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order all its pictures."""
 
+    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+        """`input_ids` [length] of a prompt with one clip, whose frames are all shown, and the clip; for families that
+        show clips as such."""
+        raise NotImplementedError(f"the family {self.family} shows no clips")
+
     @abstractmethod
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
         """Pixels of the same crop for a smaller grid of visual tokens."""
@@ -96,10 +101,9 @@ class VisionLanguageModel(ABC):
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Rows of features as the LLM gets them, [rows, dim] to [rows, dim], each row by itself."""
 
-    @property
     @abstractmethod
-    def blocks(self) -> list[Block]:
-        """Layers of the vision tower."""
+    def blocks(self, crops: Sequence[Crop]) -> list[Block]:
+        """Layers of the vision tower that sees these crops."""
 
     # ----------------------------------------------------------------------------------------- what most families share
 
@@ -120,31 +124,45 @@ class VisionLanguageModel(ABC):
         return str(self.processor.image_token)  # type: ignore[attr-defined]
 
     @property
+    def video_token(self) -> str | None:
+        """The text that stands for a clip in a prompt, if clips are shown as such."""
+        return str(self.processor.video_token) if self.info.clips else None  # type: ignore[attr-defined]
+
+    @property
     def placeholder(self) -> int:
         """Id of the token that a visual token takes the place of."""
         return int(self.model.config.image_token_id)  # type: ignore[union-attr,arg-type]
 
+    def shows_clip(self, sample: Sample) -> bool:
+        """Is a sample a clip to the model, and not so many pictures?"""
+        return sample.clip and self.info.clips is not None
+
     def prompt(self, sample: Sample, images: int) -> str:
-        """The text of a sample's prompt, of the processor's chat template: its turns, else one image token per picture
-        in front of the question.
+        """The text of a sample's prompt, of the processor's chat template: its turns, else in front of the question one
+        token per picture, or one for the clip.
 
         Raises:
             UserError: the processor has none.
         """
         if not getattr(self.processor, "chat_template", None):
             raise UserError(f"The processor of this {self.family} has no chat template: add its chat_template.jinja.")
-        turns = sample.turns or (Turn("user", (*[None] * images, sample.question or "")),)
+        turns = sample.turns or (Turn("user", (*[None] * (1 if sample.clip else images), sample.question or "")),)
+        seen = [{"type": "image"}] * (images if sample.clip else 1)
+        seen = [{"type": "video"}] if self.shows_clip(sample) else seen
+        told = [
+            {"role": turn.role, "content": [part for c in turn.content for part in (seen if c is None else [_text(c)])]}
+            for turn in turns
+        ]
         text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
-            [{"role": t.role, "content": [_part(p) for p in t.content]} for t in turns],
-            add_generation_prompt=True, tokenize=False,
-        )  # fmt: skip
+            told, add_generation_prompt=True, tokenize=False
+        )
         return text
 
     def limit_pixels(self, least: int, most: int) -> None:  # noqa: B027 - most families have nothing to limit
         """Show pictures of at least and at most so many pixels, in families that see them at their own resolution."""
 
-    def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
-        """Rotary positions of a prompt whose visual tokens have these grids, [..., batch, length]."""
+    def positions(self, ids: torch.Tensor, valid: torch.Tensor, crops: Sequence[Crop]) -> torch.Tensor:
+        """Rotary positions of a prompt whose visual tokens have the crops' grids, [..., batch, length]."""
         return counted(valid)
 
     def separators(self, crops: Sequence[Crop], encoded: Encoded) -> Sequence[torch.Tensor]:
@@ -155,7 +173,7 @@ class VisionLanguageModel(ABC):
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Catch the signals of vision layers, one tensor per crop, while the tower runs on them once; they are there
         when the context has been left."""
-        with self.tower_signals(reads, class_token=self.shape.class_token) as found:
+        with self.tower_signals(reads, crops, class_token=self.shape.class_token) as found:
             yield found
 
     @property
@@ -164,10 +182,12 @@ class VisionLanguageModel(ABC):
         return None
 
     @contextmanager
-    def tower_signals(self, reads: frozenset[str], *, class_token: bool) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
+    def tower_signals(
+        self, reads: frozenset[str], crops: Sequence[Crop], *, class_token: bool
+    ) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
         """Signals of a tower whose layers see [images, n, dim], the class token first, as they come."""
         found: dict[str, Sequence[torch.Tensor]] = {}
-        with tower_signals(self.blocks, reads, found, class_token=class_token, watch=self.watch):
+        with tower_signals(self.blocks(crops), reads, found, class_token=class_token, watch=self.watch):
             yield found
 
     # ------------------------------------------------------------------------------------------------------- preparing
@@ -177,7 +197,8 @@ class VisionLanguageModel(ABC):
 
         Raises:
             UserError: a sample without a question or a picture, whose question holds the model's image token, or whose
-                prompt is too long.
+                prompt is too long; a clip whose frames differ in size, or one beside pictures, where clips are shown as
+                such.
         """
         return prepare(self, samples, images)
 
@@ -251,17 +272,18 @@ class VisionLanguageModel(ABC):
         Raises:
             Refusal: the schedule cannot be had for one of the images.
         """
-        schedules = [schedule.of(crop.grid) for crop in batch.crops]
+        shape = self.shape.of_clips() if batch.clip else self.shape
+        schedules = [schedule.on(shape.at(crop.grid)) for crop in batch.crops]
         made = cuts(schedules)
         if made and compressor is None:
             raise ValueError("a schedule with cuts needs the compressor that they belong to")
         stages = [cut.stage for cut in made]
-        self._check_stages(stages)
+        self._check_stages(stages, self.info.on(batch.clip))
         calls, anew = None, encoded is None or any(s.place in ("pixel", "encoder") for s in stages)
         if made and compressor is not None:
             calls = Calls(
                 compressor, batch.names, [crop.grid for crop in batch.crops], seed=seed, kind=budget_kind,
-                device=self.device, grids=[s.seen for s in schedules], shape=self.shape, memo=None if anew else memo,
+                device=self.device, grids=[s.seen for s in schedules], shape=shape, memo=None if anew else memo,
                 parts={image for image, crop in enumerate(batch.crops) if not crop.whole},
             )  # fmt: skip
         reads = frozenset(name for s in stages if s.place == "projector" for name in s.reads)
@@ -280,8 +302,8 @@ class VisionLanguageModel(ABC):
         _check_cache(cache, cutter)
         return Decoding(logits, cache, cutter, calls, span.valid, span.position[..., -1:])
 
-    def _check_stages(self, stages: Sequence[Stage]) -> None:
-        missing = self.info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])
+    def _check_stages(self, stages: Sequence[Stage], info: FamilyInfo) -> None:
+        missing = info.lacking([s.place for s in stages], [name for s in stages for name in s.reads])
         for stage in stages:
             wrong = [name for name in stage.reads if not self._readable(name, stage)]
             missing += [f"the signal {name} at the place {stage.place}" for name in wrong]
@@ -396,9 +418,9 @@ class VisionLanguageModel(ABC):
             self.watch = before
 
 
-def _part(content: str | None) -> dict[str, str]:
+def _text(content: str) -> dict[str, str]:
     """A part of a message as chat templates have it."""
-    return {"type": "image"} if content is None else {"type": "text", "text": content}
+    return {"type": "text", "text": content}
 
 
 def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:

@@ -53,8 +53,19 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Frame(Crop):
+    """A frame of a clip, or several that the model joins to one image; `picture` is the first of them.
+
+    Attributes:
+        frames: numbers, within the clip, and pictures of all of them.
+    """
+
+    frames: tuple[tuple[int, Image], ...] = ()
+
+
+@dataclass(frozen=True)
 class Shown:
-    """A picture as a prompt shows it.
+    """A picture, or a whole clip, as a prompt shows it.
 
     Attributes:
         crops: the images that it is to the model.
@@ -93,10 +104,12 @@ class Batch:
     Attributes:
         crops: the images of all samples, in the order of their placeholders.
         owner: for every image the row of its sample.
-        input_ids, attention_mask: [batch, length], left-padded, with a placeholder for every visual token.
+        input_ids, attention_mask: [batch, length], left-padded, with a picture's placeholder for every visual token, of
+            clips as well: the model fills it with what it is given, whatever it stands for.
         order: for every sample, [placeholders] which image of it each of them stands for, or `SEPARATOR`.
         evidence: for every image, [patches] the share of each patch that its sample's regions cover.
         questions: one per sample.
+        clip: samples are clips, shown as such; else they are pictures, all of them.
     """
 
     sample_ids: tuple[str, ...]
@@ -107,6 +120,7 @@ class Batch:
     order: tuple[torch.Tensor, ...]
     evidence: tuple[torch.Tensor, ...]
     questions: tuple[str, ...] = ()
+    clip: bool = False
 
     @property
     def names(self) -> list[ImageName]:
@@ -121,7 +135,7 @@ class Batch:
         return Batch(
             (self.sample_ids[row],), tuple(self.crops[i] for i in images), (0,) * len(images),
             self.input_ids[row : row + 1, on], self.attention_mask[row : row + 1, on], self.order[row : row + 1],
-            tuple(self.evidence[i] for i in images), self.questions[row : row + 1],
+            tuple(self.evidence[i] for i in images), self.questions[row : row + 1], self.clip,
         )  # fmt: skip
 
 

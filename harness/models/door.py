@@ -10,13 +10,13 @@ import torch
 from ..contracts import Stage
 from ..schedule import Cut
 from ..watching import Watch
-from .calls import Calls, Grid
+from .calls import Calls
 from .cutter import Seats, Span, reduce_span, settled, whole_span
 from .data import SEPARATOR, Batch, Crop, Encoded
 from .holding import hold
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
-Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Grid]], torch.Tensor]
+Place = Callable[[torch.Tensor, torch.Tensor, Sequence[Crop]], torch.Tensor]
 Separate = Callable[[Sequence[Crop], Encoded], Sequence[torch.Tensor]]
 
 
@@ -44,7 +44,7 @@ def enter(
         watch: is told which work is the projector's and which the method's.
     """
     valid = batch.attention_mask.bool()
-    where = positions(batch.input_ids, valid, [crop.grid for crop in batch.crops])
+    where = positions(batch.input_ids, valid, batch.crops)
     span = whole = whole_span(_visual(batch, placeholder), valid, where)
     behind = span.behind
     ids, features, along, projected = batch.input_ids, encoded.features, encoded.along, False
@@ -57,7 +57,8 @@ def enter(
             order, span = span.cut(kept, renumber=True)
             ids = ids.gather(1, order)
             if calls.grids != calls.full:
-                span = replace(span, position=positions(ids, span.valid, calls.grids))
+                smaller = [replace(crop, grid=grid) for crop, grid in zip(batch.crops, calls.grids, strict=True)]
+                span = replace(span, position=positions(ids, span.valid, smaller))
     for cut in cuts:
         stage = cut.stage
         if stage.place == "projector":

@@ -47,7 +47,7 @@ def encode(
             found = stack.enter_context(model.listening(reads, own))
             if inside:
                 assert calls is not None
-                merger = Merger(model.blocks, inside, calls, class_index, images, model.watch)
+                merger = Merger(model.blocks(own), inside, calls, class_index, images, model.watch)
                 stack.enter_context(merger.attached())
             stack.enter_context(model.watch.phase("vision"))
             sight = model.see(own, resized=resized)

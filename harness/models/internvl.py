@@ -1,4 +1,4 @@
-"""The family `internvl`: a picture is cut into square tiles, with a small whole of it behind them."""
+"""The family `internvl`: a picture is cut into square tiles, with a small whole of it behind them; a clip is not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
-from .abilities import FamilyInfo, joining_patches
+from .abilities import FamilyInfo, joining_patches, with_clips
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, Shown, Sight
+from .data import Crop, Frame, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .packing import bypassed, unit_means
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class InternVL(VisionLanguageModel):
     """InternVL 2.5 to 3.5 as converted for transformers: pixel shuffle makes one visual token of 2 x 2 patches.
 
-    The tower has a class token, which no projector takes. `class_attention` and `received_attention` are, per token,
-    the means over its patches: ours, by the example of HiPrune's authors for Qwen.
+    A frame of a clip is a single tile. The tower has a class token, which no projector takes. `class_attention` and
+    `received_attention` are, per token, the means over its patches: ours, by the example of HiPrune's authors for Qwen.
     """
 
     family = "internvl"
@@ -49,10 +49,10 @@ class InternVL(VisionLanguageModel):
         grid = _token_grid(config)
         shape = ModelShape(
             family="internvl", tokens=grid[0] * grid[1], grid=grid, vision_layers=vision.num_hidden_layers,
-            llm_layers=text.num_hidden_layers, class_token=False, crops=True,
+            llm_layers=text.num_hidden_layers, class_token=False, crops=True, frame=grid,
         )  # fmt: skip
         info = joining_patches("internvl", "class_attention", "received_attention", llm=not slides(text))
-        return shape, info
+        return shape, with_clips(info)
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
@@ -88,6 +88,16 @@ class InternVL(VisionLanguageModel):
         tiles = [(x * wide, y * high, (x + 1) * wide, (y + 1) * high) for y in range(rows) for x in range(columns)]
         return [*(tiles if len(tiles) > 1 else ()), (0, 0, size[0], size[1])]
 
+    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+        inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
+            text=[prompt], videos=[list(frames)], do_sample_frames=False, return_tensors="pt"
+        )
+        shown = [
+            Frame(pixels, self.shape.grid, picture, (0, 0, *picture.size), frames=((number, picture),))
+            for number, (pixels, picture) in enumerate(zip(inputs["pixel_values"], frames, strict=True))
+        ]
+        return inputs["input_ids"][0], Shown(tuple(shown))
+
     def shrink(self, crop: Crop, grid: Grid) -> torch.Tensor:
         """A tile's pixels, which are normalised already: resizing is linear in them."""
         size = (grid[0] * self._side, grid[1] * self._side)
@@ -108,7 +118,7 @@ class InternVL(VisionLanguageModel):
 
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
-        with self.tower_signals(reads, class_token=True) as found:
+        with self.tower_signals(reads, crops, class_token=True) as found:
             yield found
         for name, rows in found.items():
             found[name] = [self._by_token(own, crop.grid) for own, crop in zip(rows, crops, strict=True)]
@@ -124,8 +134,7 @@ class InternVL(VisionLanguageModel):
 
         return BaseModelOutputWithPooling(pooler_output=features[None])
 
-    @property
-    def blocks(self) -> list[Block]:
+    def blocks(self, crops: Sequence[Crop]) -> list[Block]:
         layers = self._core.vision_tower.encoder.layer
         return [Block(x, x.attention, x.layernorm_after, x.mlp) for x in layers]
 

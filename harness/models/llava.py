@@ -87,10 +87,14 @@ class Llava(VisionLanguageModel):
             return_tensors="pt",
         )  # fmt: skip
         shown = [
-            Shown((Crop(pixels, self.shape.grid, picture, self._covers(picture.size)),))
-            for pixels, picture in zip(inputs["pixel_values"], pictures, strict=True)
+            Shown((Crop(pixels, self.shape.grid, picture, covered(picture.size, self._steps)),))
+            for pixels, picture in zip(self.pixels(inputs), pictures, strict=True)
         ]
         return inputs["input_ids"], inputs["attention_mask"], shown
+
+    def pixels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """[pictures, 3, height, width] of what the processor returned."""
+        return inputs["pixel_values"]
 
     def _templated(self, prompts: Sequence[str]) -> bool:
         """Has the chat template put the begin token in front already?"""
@@ -98,30 +102,26 @@ class Llava(VisionLanguageModel):
         return bool(begin) and all(prompt.startswith(begin) for prompt in prompts)
 
     def shrink(self, crop: Crop, grid: tuple[int, int]) -> torch.Tensor:
-        preprocess = self.processor.image_processor  # type: ignore[attr-defined]
+        preprocess = self._steps
         share = grid[0] / self.shape.grid[0]
         sizes = {}
         for name in ("size", "crop_size"):
             if size := getattr(preprocess, name, None):
                 sizes[name] = {k: round(v * share) for k, v in dict(size).items() if v is not None}
-        pixels: torch.Tensor = preprocess([crop.picture], return_tensors="pt", **sizes)["pixel_values"][0]
+        pixels = self.pixels(preprocess([crop.picture], return_tensors="pt", **sizes))[0]
         wanted = (grid[0] * self._patch, grid[1] * self._patch)
         if tuple(pixels.shape[-2:]) != wanted:
             raise UserError(f"The processor made pictures of {tuple(pixels.shape[-2:])} where {wanted} were asked for.")
         return pixels
 
-    def _covers(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What lies under the grid: every step of the processor is about the centre, its rounding left out."""
-        steps = self.processor.image_processor  # type: ignore[attr-defined]
-        wide, high = (max(size), max(size)) if getattr(steps, "do_pad", False) else size
-        if getattr(steps, "do_center_crop", False):
-            sized = dict(steps.size) if steps.do_resize else {"width": wide, "height": high}
-            edge = sized.get("shortest_edge")
-            across = edge / min(wide, high) if edge else sized["width"] / wide
-            down = edge / min(wide, high) if edge else sized["height"] / high
-            wide, high = steps.crop_size["width"] / across, steps.crop_size["height"] / down
-        x, y = size[0] / 2, size[1] / 2
-        return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
+    @property
+    def _steps(self) -> Any:
+        """What the processor does to a picture."""
+        return self.processor.image_processor  # type: ignore[attr-defined]
+
+    def tower(self, crops: Sequence[Crop]) -> Any:
+        """The vision tower that sees these crops."""
+        return self.model.model.vision_tower  # type: ignore[union-attr]
 
     def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
         extra: dict[str, object] = {"interpolate_pos_encoding": True} if resized else {}
@@ -129,9 +129,7 @@ class Llava(VisionLanguageModel):
         layers = [chosen] if isinstance(chosen, int) else list(chosen)  # type: ignore[arg-type]
         kind: torch.dtype = self.model.dtype  # type: ignore[assignment]
         pixels = torch.stack([crop.pixels for crop in crops]).to(kind)
-        out = self.model.model.vision_tower(  # type: ignore[operator,union-attr]
-            pixels, output_hidden_states=layers, return_dict=True, **extra
-        )
+        out = self.tower(crops)(pixels, output_hidden_states=layers, return_dict=True, **extra)
         return Sight(list(torch.cat([out.hidden_states[layer] for layer in layers], -1)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -140,11 +138,23 @@ class Llava(VisionLanguageModel):
 
     @property
     def tower_norm(self) -> nn.Module:
-        found = self.model.model.vision_tower.post_layernorm  # type: ignore[union-attr]
+        found = self.tower(()).post_layernorm
         assert isinstance(found, nn.Module)
         return found
 
-    @property
-    def blocks(self) -> list[Block]:
-        layers = self.model.model.vision_tower.encoder.layers  # type: ignore[union-attr]
-        return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in layers]  # type: ignore[union-attr]
+    def blocks(self, crops: Sequence[Crop]) -> list[Block]:
+        return [Block(x, x.self_attn, x.layer_norm2, x.mlp) for x in self.tower(crops).encoder.layers]
+
+
+def covered(size: tuple[int, int], steps: Any) -> tuple[float, float, float, float]:
+    """What lies under the grid of a picture of that width and height: every step of its processor is about the centre,
+    rounding left out."""
+    wide, high = (max(size), max(size)) if getattr(steps, "do_pad", False) else size
+    if getattr(steps, "do_center_crop", False):
+        sized = dict(steps.size) if steps.do_resize else {"width": wide, "height": high}
+        edge = sized.get("shortest_edge")
+        across = edge / min(wide, high) if edge else sized["width"] / wide
+        down = edge / min(wide, high) if edge else sized["height"] / high
+        wide, high = steps.crop_size["width"] / across, steps.crop_size["height"] / down
+    x, y = size[0] / 2, size[1] / 2
+    return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class LlavaNext(Anyres):
-    """LLaVA-NeXT on pictures; the budget is one of every crop, as in the authors' versions of VisionZip and HiPrune."""
+    """LLaVA-NeXT, which sees pictures; the budget is one of every crop, as in the authors' versions of VisionZip and
+    HiPrune."""
 
     family = "llava_next"
     architecture = "LlavaNextForConditionalGeneration"

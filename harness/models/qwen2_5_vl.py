@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
-from .abilities import FamilyInfo, joining_patches
+from .abilities import FamilyInfo, joining_patches, with_clips
 from .base import VisionLanguageModel
 from .calls import Grid
-from .data import Crop, Shown, Sight
+from .data import Crop, Frame, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .packing import bypassed, unit_means
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 NOMINAL = (24, 24)
 """Rows and columns of visual tokens that plans and costs are made for: 576, as in LLaVA-1.5."""
+RATE = 2.0
+"""Frames of a clip in a second, as the authors' own tools sample them (`FPS` of qwen-vl-utils, `fps` of Qwen3-VL's
+processor): samples say nothing of time."""
 
 
 class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
-    """Qwen2.5-VL on pictures: the merger makes one visual token of 2 x 2 patches.
+    """Qwen2.5-VL on pictures and clips: the merger makes one visual token of 2 x 2 patches.
+
+    The tower joins every two frames of a clip to one image, the last of an odd number with itself, and sees each of
+    these by itself. In the prompt their positions are a second apart, at two frames a second.
 
     There is no class token. `received_attention` is, per token, the mean over its four patches of the tower's mean row,
     in window layers of the rows of the same window, as HiPrune's authors do for Qwen. Positions are three numbers,
@@ -43,14 +49,15 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         text = config.text_config
         shape = ModelShape(
             family=cls.family, tokens=NOMINAL[0] * NOMINAL[1], grid=NOMINAL, varies=True, class_token=False,
-            vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers,
+            vision_layers=config.vision_config.depth, llm_layers=text.num_hidden_layers, frame=NOMINAL,
         )  # fmt: skip
-        return shape, joining_patches(cls.family, "received_attention", llm=not slides(text))
+        return shape, with_clips(joining_patches(cls.family, "received_attention", llm=not slides(text)))
 
     def __init__(self, model: nn.Module, processor: object, shape: ModelShape, info: FamilyInfo, revision: str) -> None:
         super().__init__(model, processor, shape, info, revision)
         self._core: Any = model.model
         self._merge = int(model.config.vision_config.spatial_merge_size)  # type: ignore[union-attr,arg-type]
+        self._joins = int(model.config.vision_config.temporal_patch_size)  # type: ignore[union-attr,arg-type]
 
     def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, list[Shown]]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
@@ -67,11 +74,34 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     def limit_pixels(self, least: int, most: int) -> None:
         self.processor.image_processor.size = {"shortest_edge": least, "longest_edge": most}  # type: ignore[attr-defined]
 
+    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+        count = len(frames)
+        inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
+            text=[prompt], videos=[list(frames)], do_sample_frames=False, return_tensors="pt",
+            video_metadata=[{"total_num_frames": count, "fps": RATE, "frames_indices": list(range(count))}],
+        )  # fmt: skip
+        images, high, wide = inputs["video_grid_thw"][0].tolist()
+        numbered, grid = list(enumerate(frames)), (high // self._merge, wide // self._merge)
+        joined = [tuple(numbered[start : start + self._joins]) for start in range(0, count, self._joins)]
+        under = (0, 0, *frames[0].size)
+        return inputs["input_ids"][0], Shown(
+            tuple(
+                Frame(pixels, grid, own[0][1], under, frames=own)
+                for pixels, own in zip(inputs["pixel_values_videos"].chunk(images), joined, strict=True)
+            )
+        )
+
     def shrink(self, crop: Crop, grid: Grid) -> torch.Tensor:
         steps = self.processor.image_processor  # type: ignore[attr-defined]
         side = steps.patch_size * self._merge
-        small = crop.picture.convert("RGB").resize((grid[1] * side, grid[0] * side), steps.resample)
-        pixels: torch.Tensor = steps([small], do_resize=False, return_tensors="pt")["pixel_values"]
+        pictures = [picture for _, picture in crop.frames] if isinstance(crop, Frame) else [crop.picture]
+        small = [p.convert("RGB").resize((grid[1] * side, grid[0] * side), steps.resample) for p in pictures]
+        pixels: torch.Tensor
+        if isinstance(crop, Frame):
+            join = self.processor.video_processor  # type: ignore[attr-defined]
+            pixels = join([small], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+        else:
+            pixels = steps(small, do_resize=False, return_tensors="pt")["pixel_values"]
         return pixels
 
     def see(self, crops: Sequence[Crop], *, resized: bool) -> Sight:
@@ -94,11 +124,24 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         out: torch.Tensor = self._core.visual.merger(features.reshape(-1, features.shape[-1] // self._merge**2))
         return out
 
-    def positions(self, ids: torch.Tensor, valid: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
+    def positions(self, ids: torch.Tensor, valid: torch.Tensor, crops: Sequence[Crop]) -> torch.Tensor:
+        kinds, grids = (ids == self.placeholder).int(), self._thw([crop.grid for crop in crops])
+        # a clip begins with its first frame, and all its images are of one grid
+        starts = [number for number, crop in enumerate(crops) if isinstance(crop, Frame) and crop.frames[0][0] == 0]
+        given: dict[str, Any] = {"image_grid_thw": grids}
+        if starts:
+            given = self._clips_at(starts, grids)
         position: torch.Tensor = self._core.get_rope_index(
-            ids, (ids == self.placeholder).int(), image_grid_thw=self._thw(grids), attention_mask=valid.long()
+            ids, kinds * (2 if starts else 1), attention_mask=valid.long(), **given
         )[0]
         return position
+
+    def _clips_at(self, starts: Sequence[int], grids: torch.Tensor) -> dict[str, Any]:
+        """Grids of clips that begin at some images, and how far these are apart in time."""
+        clips = grids[list(starts)]
+        ends = [*starts[1:], len(grids)]
+        clips[:, 0] = torch.tensor(ends, device=clips.device) - torch.tensor(starts, device=clips.device)
+        return {"video_grid_thw": clips, "second_per_grid_ts": [self._joins / RATE] * len(starts)}
 
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:
@@ -134,6 +177,5 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         index, _ = get_vision_window_index(self._thw(grids), self._merge, vision.window_size, vision.patch_size)
         return units[:, torch.argsort(index)]
 
-    @property
-    def blocks(self) -> list[Block]:
+    def blocks(self, crops: Sequence[Crop]) -> list[Block]:
         return [Block(x, x.attn, x.norm2, x.mlp) for x in self._core.visual.blocks]

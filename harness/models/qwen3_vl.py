@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Qwen3_VL(Qwen2_5_VL):  # noqa: N801 - as transformers spells it
-    """Qwen3-VL on pictures: the merger makes one visual token of 2 x 2 patches.
+    """Qwen3-VL on pictures and clips: the merger makes one visual token of 2 x 2 patches.
+
+    Two frames of a clip are one image, as in Qwen2.5-VL; in front of each the prompt says in words at which second it
+    stands, so that its positions are those of a picture.
 
     Mergers of their own make deepstack features (arXiv 2406.04334) of three earlier layers of the tower, which the LLM
     adds to its visual tokens behind its first three layers. They run along: a cut keeps or merges them as it does the

@@ -111,16 +111,29 @@ class LmmsTask(BorrowedTask):
             slices={str(self.category): kind} if self.category else {},
             stratum=kind,
             generation=self.generation,
+            clip=self._is_clip(at),
         )
         return replace(sample, opens=lambda: self._open(sample, at))
 
     def opened(self, at: int) -> Sample:
         """The sample of a document, with its pictures and prompt."""
-        return self._open(Sample(self._ids[at], "", (), "", generation=self.generation), at)
+        sample = Sample(self._ids[at], "", (), "", generation=self.generation, clip=self._is_clip(at))
+        return self._open(sample, at)
 
     @cached_property
     def _ids(self) -> dict[int, str]:
         return {at: i for i, at in self._rows.items()}
+
+    def _is_clip(self, at: int) -> bool:
+        """Does a document show one clip, and nothing else?"""
+        if _media_columns(self.task.eval_docs):
+            return False
+        try:
+            shown = self.task.doc_to_visual(self.task.eval_docs[at]) or []
+        except Exception:
+            return False  # opening the sample will say why
+        pictures = tuple(self.task._IMAGE_EXTS)
+        return len(shown) == 1 and isinstance(v := shown[0], str | dict) and not str(v).lower().endswith(pictures)
 
     def _files(self, at: int) -> str:
         """Digest of what a document names rather than holds: clips, mostly, or pictures of another data set (GQA)."""
@@ -169,8 +182,10 @@ class LmmsTask(BorrowedTask):
                     continue
                 shown = self._shown(part)
                 pictures += shown
-                content += [None] * len(shown)
+                content += [None] * (1 if sample.clip else len(shown))
             turns.append(Turn(message.role, tuple(content)))
+        if sample.clip and sum(part is None for turn in turns for part in turn.content) != 1:
+            raise ValueError("its messages show more than the one clip of its document")
         if self.wrapper.system is not None:
             turns.insert(0, Turn("system", (self.wrapper.system,)))
         asked = [text for turn in turns if turn.role == "user" for text in turn.content if text is not None]

@@ -48,10 +48,10 @@ def clip_samples(count: int, split: scenes.Split, frames: int) -> Iterator[Sampl
         asked = choose(list(made.questions), (*clips.FAMILIES[turn:], *clips.FAMILIES[:turn]))[:QUESTIONS_OF_A_CLIP]
         pictures = tuple(partial(_draw_frame, index, split, frames, f) for f in range(frames))
         for question in asked:
-            yield _sample(question, f"{split}-clip-{index:05d}-of-{frames}", pictures)
+            yield _sample(question, f"{split}-clip-{index:05d}-of-{frames}", pictures, clip=True)
 
 
-def _sample(question: Question, cluster: str, pictures: tuple[partial[Image], ...]) -> Sample:
+def _sample(question: Question, cluster: str, pictures: tuple[partial[Image], ...], *, clip: bool = False) -> Sample:
     recipe = (RECIPE, drawing.photograph_digest(), cluster, question.text, question.answer)
     return Sample(
         id=f"{cluster}-{question.family}",
@@ -67,6 +67,7 @@ def _sample(question: Question, cluster: str, pictures: tuple[partial[Image], ..
             "combination": "held out" if question.held_out else "seen",
         },
         stratum=question.family,
+        clip=clip,
     )
 
 

@@ -50,8 +50,8 @@ def main(out: Path) -> int:
     for family, (_, _, dtype) in CASES.items():
         sizes = [x for k, v in SIZES.items() for x in ("--" + k.replace("_", "-"), str(v))]
         subprocess.run(
-            ["toksweep", "sweep", "--model", str(out / family), *flags, "--include-path", str(tasks), "--method", "none",
-             "--no-floors", "--dtype", dtype, *(sizes if family == "qwen2_5_vl" else []), "--out",
+            ["toksweep", "sweep", "--model", str(out / family), *flags, "--include-path", str(tasks), "--no-floors",
+             "--method", "none", "--dtype", dtype, *(sizes if family == "qwen2_5_vl" else []), "--out",
              str(out / f"ours-{family}")],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import tiny
@@ -14,6 +14,8 @@ import tiny_anyres
 TEMPLATE = (
     "{% for message in messages %}USER {% for part in message.content %}{% if part.type == 'image' %}"
     "IMAGE"
+    "{% elif part.type == 'video' %}"
+    "VIDEO"
     "{% else %} {{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT :"
 )
 QWEN = {
@@ -75,20 +77,23 @@ def qwen_ids():
     }  # fmt: skip
 
 
-def qwen_processor(name="Qwen2_5_VLProcessor", videos="Qwen2VLVideoProcessor"):
-    """Of pictures of at most 20 visual tokens."""
+def qwen_processor(name="Qwen2_5_VLProcessor", videos="Qwen2VLVideoProcessor", longest=20):
+    """Of pictures of at most 20 visual tokens, and videos of frames of at most `longest`, or of that in all."""
     import transformers
 
     sizes = {"patch_size": 4, "size": {"shortest_edge": 8 * 64, "longest_edge": 20 * 64}}
-    template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    template = TEMPLATE
+    for kind in ("image", "video"):
+        template = template.replace(kind.upper(), f"<|vision_start|><|{kind}_pad|><|vision_end|>")
     return getattr(transformers, name)(
         transformers.Qwen2VLImageProcessor(**sizes), tiny.tokenizer(words(QWEN), QWEN),
-        getattr(transformers, videos)(**sizes), chat_template=template,
+        getattr(transformers, videos)(**sizes | {"size": sizes["size"] | {"longest_edge": longest * 64}}),
+        chat_template=template,
     )  # fmt: skip
 
 
 def qwen3_processor():
-    return qwen_processor("Qwen3VLProcessor", "Qwen3VLVideoProcessor")
+    return qwen_processor("Qwen3VLProcessor", "Qwen3VLVideoProcessor", longest=96)
 
 
 def intern_config():
@@ -112,7 +117,31 @@ def intern_processor():
     sizes = {"size": {"height": 32, "width": 32}}
     return InternVLProcessor(
         GotOcr2ImageProcessor(**sizes, crop_to_patches=True, max_patches=2), tiny.tokenizer(words(INTERN), INTERN),
-        InternVLVideoProcessor(**sizes), image_seq_length=16, chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>"),
+        InternVLVideoProcessor(**sizes), image_seq_length=16,
+        chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>").replace("VIDEO", "<video>"),
+    )  # fmt: skip
+
+
+def video_llava_config():
+    """Two CLIP towers, 4 x 4 patches."""
+    from transformers import VideoLlavaConfig
+
+    base, vocabulary = tiny.llava_config(), tiny_anyres.words()
+    return VideoLlavaConfig(
+        vision_config=base.vision_config.to_dict(), image_token_index=vocabulary.index("<image>"),
+        text_config=base.text_config.to_dict() | {"vocab_size": len(vocabulary)},
+        video_token_index=vocabulary.index("<video>"), vision_feature_layer=-2, tie_word_embeddings=False,
+        vision_feature_select_strategy="default", image_seq_length=16,
+    )  # fmt: skip
+
+
+def video_llava_processor():
+    from transformers import VideoLlavaImageProcessor, VideoLlavaProcessor, VideoLlavaVideoProcessor
+
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    return VideoLlavaProcessor(
+        VideoLlavaImageProcessor(**sizes), VideoLlavaVideoProcessor(**sizes),
+        tiny.tokenizer(tiny_anyres.words(), tiny_anyres.BOTH), patch_size=8,
     )  # fmt: skip
 
 
@@ -122,7 +151,31 @@ FAMILIES = {
     "internvl": (intern_config, intern_processor, INTERN),
     "llava_next": (tiny_anyres.next_config, tiny_anyres.next_processor, tiny_anyres.IMAGE),
     "llava_onevision": (tiny_anyres.onevision_config, tiny_anyres.onevision_processor, tiny_anyres.BOTH),
+    "llava_next_video": (tiny_anyres.next_video_config, tiny_anyres.next_video_processor, tiny_anyres.BOTH),
+    "video_llava": (video_llava_config, video_llava_processor, tiny_anyres.BOTH),
 }
+
+
+CLIPS = {
+    "qwen2_5_vl": None,
+    "qwen3_vl": None,
+    "internvl": None,
+    "llava_onevision": (partial(tiny_anyres.onevision_config, 7), partial(tiny_anyres.onevision_processor, 7)),
+    "llava_next_video": (partial(tiny_anyres.next_video_config, 8), partial(tiny_anyres.next_video_processor, 8)),
+    "video_llava": None,
+}
+"""Families that show clips as such; configuration and processor where the ones for pictures have too few tokens."""
+
+
+WITH_ENCODER = ("llava", "llava_next_video-clip")
+"""Families whose tower is that of `tiny.save_clip`, and which tests of all methods are given it with."""
+
+
+def makers(name):
+    """Configuration, processor and special tokens of a family, or of `family-clip`."""
+    family = name.removesuffix("-clip")
+    own = FAMILIES[family]
+    return (*CLIPS[family], own[2]) if name != family and CLIPS[family] else own
 
 
 @cache
@@ -130,14 +183,14 @@ def info(name):
     """Shape and abilities of a family's tiny configuration."""
     from toksweep.harness.models import describe
 
-    return describe(tiny.llava_config() if name == "llava" else FAMILIES[name][0]())
+    return describe(tiny.llava_config() if name == "llava" else makers(name)[0]())
 
 
 def save(folder: Path, name: str) -> Path:
-    """Write a whole checkpoint of a family."""
+    """Write a whole checkpoint of a family, or of `family-clip`."""
     import transformers
 
-    make, processor, special = FAMILIES[name]
+    make, processor, special = makers(name)
     folder.mkdir(parents=True, exist_ok=True)
     config = make()
     architecture = {
@@ -146,7 +199,9 @@ def save(folder: Path, name: str) -> Path:
         "internvl": transformers.InternVLForConditionalGeneration,
         "llava_next": transformers.LlavaNextForConditionalGeneration,
         "llava_onevision": transformers.LlavaOnevisionForConditionalGeneration,
-    }[name]
+        "llava_next_video": transformers.LlavaNextVideoForConditionalGeneration,
+        "video_llava": transformers.VideoLlavaForConditionalGeneration,
+    }[name.removesuffix("-clip")]
     tiny.random_model(architecture, config, specials=4 + len(special)).save_pretrained(folder)
     processor().save_pretrained(folder)
     return folder

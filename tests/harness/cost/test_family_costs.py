@@ -24,8 +24,10 @@ CUTS = {
 _QWEN = [(4, 4), (5, 3), (7, 10)]
 GRIDS = {
     "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "internvl": [(4, 4)], "llava_next": [(4, 4), (3, 4)],
-    "llava_onevision": [(4, 4), (3, 3)],
+    "llava_onevision": [(4, 4), (3, 3)], "llava_next_video": [(4, 4), (3, 4)], "video_llava": [(4, 4)],
 }  # fmt: skip
+CLIPS = {"qwen2_5_vl": [(5, 3)], "qwen3_vl": [(5, 3)]}
+"""Grids of images of clips, where frames have their own."""
 
 
 class First:
@@ -45,6 +47,31 @@ def test_the_counter_equals_the_closed_form_wherever_tokens_are_cut(family):
             for images in (1, 3):
                 counted = counter.count(schedule, 5, First(), images=images)
                 assert counted == closed_form(config, schedule, 5, images=images), (grid, name, images)
+
+
+@pytest.mark.parametrize("family", families.CLIPS)
+def test_so_it_does_for_an_image_of_a_clip(family):
+    config, (shape, _) = families.makers(f"{family}-clip")[0](), families.info(f"{family}-clip")
+    counter, frame = FlopCounter(config), shape.of_clips()
+    for grid in CLIPS.get(family, [frame.grid]):
+        for name, stages in CUTS.items():
+            schedule = lay_out(stages, frame.at(grid))
+            assert counter.count(schedule, 5, First()) == closed_form(config, schedule, 5), (grid, name)
+
+
+def test_pooling_a_frame_is_free_and_spares_the_projector_only_in_front_of_it():
+    for ref, frame, rows in (
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 196, 729),
+        ("llava-hf/LLaVA-NeXT-Video-7B-hf", 144, 144),
+        ("LanguageBind/Video-LLaVA-7B-hf", 256, 257),
+    ):
+        config = load_config(ref)
+        shape = describe(config)[0]
+        whole, clip = (closed_form(config, untouched(own), 32) for own in (shape, shape.of_clips()))
+        width, out = config.vision_config.hidden_size, config.text_config.hidden_size
+        assert shape.of_clips().tokens == frame
+        assert clip.vision == whole.vision
+        assert clip.projector == 2 * rows * (width * out + out * out)
 
 
 def test_a_qwen_of_seven_billion_costs_what_was_counted_for_it():
@@ -81,6 +108,8 @@ def test_deepstack_features_of_all_tokens_are_merged_in_the_tower_as_tokens_are_
         "OpenGVLab/InternVL3-8B-hf",
         "llava-hf/llava-v1.6-mistral-7b-hf",
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        "llava-hf/LLaVA-NeXT-Video-7B-hf",
+        "LanguageBind/Video-LLaVA-7B-hf",
     ],
 )
 def test_the_counter_equals_the_closed_form_for_published_models(ref):
@@ -99,15 +128,22 @@ def test_windows_at_the_edge_are_smaller():
 @pytest.fixture(scope="module")
 def eager(tmp_path_factory):
     # Eager, whose matrix products every version of the counter sees.
-    return {
-        family: open_model(str(families.save(tmp_path_factory.mktemp("models") / family, family)), attention="eager")
-        for family in GRIDS
-    }
+    found = {}
+    for name in (*GRIDS, *(f"{family}-clip" for family in families.CLIPS)):
+        found[name] = open_model(str(families.save(tmp_path_factory.mktemp("models") / name, name)), attention="eager")
+        found[name].tested_on_clips = name.endswith("-clip")
+    return found
 
 
-ITERATING = {"centerclip", "holitom", "vqtoken"}
+ITERATING = {"centerclip", "holitom", "prunevid", "vqtoken"}
 """Methods whose number of products depends on the values that they cluster."""
 SERVED = [(family, name) for family in GRIDS for name in ("none", *vlm.able(families.info(family)[1]))]
+SERVED += [
+    (f"{family}-clip", name)
+    for family in families.CLIPS
+    for name in ("none", *vlm.able(families.info(family)[1], clips=True))
+    if name in ("none", "downsample", "tome", "visionzip", "hiprune", "dycoke", "prunevid", "fastv")
+]
 
 
 @pytest.mark.parametrize(("family", "name"), SERVED)

@@ -62,7 +62,7 @@ def without(model, one, anchors):
     on = one.input_ids[0] == model.placeholder
     left = (~on).clone()
     left[on.nonzero()[anchors, 0]] = True
-    position = model.positions(one.input_ids, one.attention_mask.bool(), [crop.grid for crop in one.crops])
+    position = model.positions(one.input_ids, one.attention_mask.bool(), one.crops)
     return one.input_ids[:, left], position[..., left]
 
 
@@ -105,7 +105,7 @@ def layer_by_layer(model, one, cuts):
     tokens, lists = x, [own[0] for own in lists]
     states = model.model.get_input_embeddings()(one.input_ids)
     states[0, on] = tokens
-    position = model.positions(one.input_ids, one.attention_mask.bool(), [crop.grid for crop in one.crops])
+    position = model.positions(one.input_ids, one.attention_mask.bool(), one.crops)
     for number, layer in enumerate(text.layers):
         if number in cuts:
             matrix, anchors = cuts[number]

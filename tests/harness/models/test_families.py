@@ -1,19 +1,18 @@
 """What only families beside LLaVA have: grids of their own, tiles, windows, positions of three numbers."""
 
 import sys
-from dataclasses import dataclass, field
 
 import families
 import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import Reduction, Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
 from toksweep.harness.listing import listing
 from toksweep.harness.models import describe, model_shape, open_model
 from toksweep.harness.models.abilities import ORDINARY
-from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.schedule import lay_out, untouched
+from vlm import Watching, close
 
 PLAIN = torch.no_grad()
 
@@ -36,22 +35,6 @@ def intern(opened):
     return opened["internvl"]
 
 
-@dataclass
-class Watching:
-    """Keeps the first tokens, and all views."""
-
-    views: list = field(default_factory=list)
-
-    def reduce(self, view, keep):
-        self.views.append(view)
-        return Reduction.keep(torch.arange(keep).expand(len(view.tokens), keep), view.tokens.shape[1])
-
-
-def close(a, b, atol=2e-6):
-    assert a.shape == b.shape
-    assert torch.allclose(a, b, rtol=0, atol=atol), float((a - b).abs().max())
-
-
 @PLAIN
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
@@ -60,21 +43,7 @@ def test_visual_tokens_are_those_of_the_models_own_features(opened, name):
     given = vlm.native(model, batch)
     given.pop("mm_token_type_ids", None)
     want = model.model.model.get_image_features(**given).pooler_output
-    close(in_prompt(model, batch), torch.cat(list(want)))
-
-
-def in_prompt(model, batch):
-    """The visual tokens of a batch, separators included, in the order of their placeholders."""
-    encoded = model.encode(batch)
-    found = []
-    for row, order in enumerate(batch.order):
-        images = batch.images_of(row)
-        tokens = {number: iter(encoded.tokens[image]) for number, image in enumerate(images)}
-        if SEPARATOR in order:
-            rows = model.separators(batch.crops, encoded)
-            tokens[SEPARATOR] = iter(torch.cat([rows[image] for image in images]))
-        found += [next(tokens[number]) for number in order.tolist()]
-    return torch.stack(found)
+    close(vlm.in_prompt(model, batch), torch.cat(list(want)))
 
 
 def tower_maps(model, batch, layer):

@@ -102,7 +102,7 @@ def check(model, batch, parameters):
         hook = model.text_model.layers[0].register_forward_pre_hook(lambda _, args, seen=entered: seen.append(args[0]))
         state = model.prefill(one, None, method, schedule, seed=0, budget_kind=entry.meta["budget_kind"])
         hook.remove()
-        where = model.positions(one.input_ids, one.attention_mask.bool(), [crop.grid for crop in one.crops])
+        where = model.positions(one.input_ids, one.attention_mask.bool(), one.crops)
         spots = where[..., 0, :].movedim(-1, 0).tolist()  # numbers, or threes
         visual = (one.input_ids[0] == model.placeholder).nonzero()[:, 0].tolist()
         tokens = [own if isinstance(own, list) else [own] for own in state.calls.kept(one.images_of(0))[-1]]

@@ -56,7 +56,7 @@ def test_class_attention_is_that_of_the_layer_named(llava, eager):
 def test_listening_changes_no_output_and_taps_nest(llava):
     batch = vlm.batch(llava)
     plain = llava.encode(batch)
-    attention = llava.blocks[1].attention
+    attention = llava.blocks(())[1].attention
     config, seen = attention.config, []
     with tap(attention, seen.append), tap(attention, seen.append):
         tapped = llava.encode(batch)
