@@ -56,6 +56,10 @@ def sweep(
     budget: Budgets = None,
     model: Models = None,
     data: Annotated[list[str] | None, typer.Option(help="TASK=DIR: your own samples for a task.")] = None,
+    include_path: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder with lmms-eval tasks of your own; their Python files are run."),
+    ] = None,
     out: Out = None,
     limit: Annotated[int | None, typer.Option(help="At most this many samples of each task.")] = None,
     subset: Annotated[
@@ -73,7 +77,15 @@ def sweep(
         str | None, typer.Option(help="A folder or hub id of a CLIP checkpoint, for methods such as cdpruner.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass [default: 1].")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer [default: 16].")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer [default: 16; lmms: tasks say it themselves].")
+    ] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option(help="Smallest picture, where a family sees pictures at their own resolution.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Largest picture [default: the checkpoint's; of lmms: tasks their wrapper's].")
+    ] = None,
     ocr: Annotated[str | None, typer.Option(help="Text recogniser [default: rapidocr], see toksweep doctor.")] = None,
     faces: Annotated[str | None, typer.Option(help="Face embedder [default: dlib], see toksweep doctor.")] = None,
     accept_licence: Annotated[
@@ -97,7 +109,8 @@ def sweep(
 
     flags = {
         "tasks": task, "methods": method, "budgets": budget, "models": model, "data": _pairs(data or []), "out": out,
-        "limit": limit, "subset": subset,
+        "limit": limit, "subset": subset, "include_path": include_path,
+        "min_pixels": min_pixels, "max_pixels": max_pixels,
         "budget_convention": budget_convention,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
         "text_encoder": text_encoder,

@@ -14,7 +14,7 @@ import torch
 
 from ..results.records import SampleRecord
 from .bench import Bench, Observation, Opened, failure, record_of
-from .contracts import Compressor, Memo, Output, Refusal
+from .contracts import Compressor, Generation, Memo, Output, Refusal
 from .cost.closed_form import flops_to_first_token
 from .cost.compressor import reads_text, selector_flops
 from .cost.flops import FlopCounter
@@ -34,13 +34,15 @@ log = logging.getLogger("toksweep")
 class AnsweringBench(Bench):
     """Holds one model for all cells of a group."""
 
-    def __init__(self, model: ModelInfo, spec: SweepSpec) -> None:
+    def __init__(self, model: ModelInfo, spec: SweepSpec, pixels: tuple[int, int] | None = None) -> None:
         self.spec = spec
         self.batch_size = spec.batch_size
         self.model = open_model(
             model.ref, device=spec.device, dtype=spec.dtype, attention=spec.attention,
             text_encoder=model.text_encoder.ref if model.text_encoder else None,
         )  # fmt: skip
+        if pixels is not None:
+            self.model.limit_pixels(*pixels)
         self.config = load_config(model.ref)
         self.encoder = model.text_encoder.config if model.text_encoder else None
         self._selector: dict[object, int] = {}
@@ -55,6 +57,10 @@ class AnsweringBench(Bench):
     ) -> Iterator[tuple[PlannedCell, Opened, Observation]]:
         if not opened or not cells:
             return
+        if len(asked := dict.fromkeys(o.sample.generation for o in opened)) > 1:
+            for generation in asked:
+                yield from self.observe([o for o in opened if o.sample.generation == generation], cells)
+            return
         try:
             batch = self.model.prepare([o.sample for o in opened], [o.images for o in opened])
         except Exception as error:
@@ -68,9 +74,21 @@ class AnsweringBench(Bench):
         for _, budgets in groupby(cells, lambda c: c.cell.label):  # the plan lists those of a method together
             memos: defaultdict[int, Memo] = defaultdict(Memo)
             for cell in budgets:
-                answers = self._answer_all(cell, batch, shared, memos[cell.cell.seed])
-                for item, answer in zip(opened, answers, strict=True):
-                    yield cell, item, self._seen(cell, item, answer)
+                answers = self._answer_all(cell, batch, shared, memos[cell.cell.seed], *asked)
+                alone = self._alone(cell, opened, *asked)
+                for item, answer, single in zip(opened, answers, alone, strict=True):
+                    seen = self._seen(cell, item, answer)
+                    yield cell, item, replace(seen, record=replace(seen.record, alone=single))
+
+    def _alone(
+        self, cell: PlannedCell, opened: Sequence[Opened], generation: Generation | None
+    ) -> Sequence[str | None]:
+        """The untouched model's answers one by one, where a dtype does not promise that a batch changes nothing."""
+        if len(opened) < 2 or self.spec.dtype == "float32" or cell.entry.kind != "untouched":
+            return [None] * len(opened)
+        single = (self.model.prepare([o.sample], [o.images]) for o in opened)
+        found = (self._answer_all(cell, batch, None, Memo(), generation)[0] for batch in single)
+        return [None if isinstance(answer, Exception) else answer.text for answer in found]
 
     def _encode(self, batch: Batch, cells: Sequence[PlannedCell]) -> Encoded | None:
         """The vision pass that cells share; None where there is none, or where it failed and each cell tries alone."""
@@ -92,7 +110,7 @@ class AnsweringBench(Bench):
         return {work_id: timed_answer(self.model, batch, runner) for work_id, runner in runners.items()}
 
     def _answer_all(
-        self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo
+        self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo, generation: Generation | None
     ) -> list[Answer | Exception]:
         """A batch that fails is run again sample by sample, so that one bad sample costs only itself.
 
@@ -100,23 +118,28 @@ class AnsweringBench(Bench):
         """
         count = len(batch.sample_ids)
         try:
-            return [*self._answer(cell, batch, shared, memo)]
+            return [*self._answer(cell, batch, shared, memo, generation)]
         except Exception as error:
             memo.forget()
             _free_memory()
             if count == 1:
                 return [error]
         singles = [self.model.single(batch, shared, i) for i in range(count)]
-        return [answer for one, encoded in singles for answer in self._answer_all(cell, one, encoded, Memo())]
+        return [
+            answer for one, encoded in singles for answer in self._answer_all(cell, one, encoded, Memo(), generation)
+        ]
 
-    def _answer(self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo) -> list[Answer]:
+    def _answer(
+        self, cell: PlannedCell, batch: Batch, shared: Encoded | None, memo: Memo, generation: Generation | None
+    ) -> list[Answer]:
         return self.model.answer(
             batch,
             None if _changes_encoding(cell) else shared,
             _compressor(cell),
             _schedule(cell),
             seed=cell.cell.seed,
-            max_new_tokens=self.spec.max_new_tokens,
+            max_new_tokens=generation.max_new_tokens if generation else self.spec.max_new_tokens,
+            tokenizer_end=bool(generation and generation.tokenizer_end),
             budget_kind=_budget_kind(cell),
             memo=memo,
         )

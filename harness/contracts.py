@@ -142,6 +142,26 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One message of a prompt: of `content`, a text is itself and None stands for the sample's next picture, or for its
+    clip."""
+
+    role: str
+    content: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How an answer is written, where a task prescribes it: greedily, with at most `max_new_tokens`.
+
+    With `tokenizer_end` it ends at the tokenizer's end token alone, whatever others the checkpoint's settings name.
+    """
+
+    max_new_tokens: int
+    tokenizer_end: bool = False
+
+
+@dataclass(frozen=True)
 class Sample:
     """One item of a task.
 
@@ -155,6 +175,10 @@ class Sample:
         regions: words or faces that a metric looks at.
         slices: groups that the whole sample counts in.
         stratum: the group that a stratified subset balances.
+        turns: the whole prompt, where it is not the pictures in front of the question.
+        generation: how the answer is written; None leaves it to the sweep.
+        opens: makes the same sample with its pictures and prompt, where finding them means decoding; called once, and
+            what it raises makes the sample a bad input.
     """
 
     id: str
@@ -166,6 +190,9 @@ class Sample:
     regions: tuple[Region, ...] = ()
     slices: Mapping[str, str] = field(default_factory=dict)
     stratum: str = ""
+    turns: tuple[Turn, ...] = ()
+    generation: Generation | None = None
+    opens: Callable[[], Sample] | None = None
     clip: bool = False
 
 
@@ -173,6 +200,78 @@ class Task(Protocol):
     """A function, decorated with `@task`, that lists the samples of its own data or of a user's folder."""
 
     def __call__(self, folder: Path | None) -> Iterable[Sample]: ...
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A sample of a borrowed task as far as a subset is chosen by it."""
+
+    id: str
+    stratum: str = ""
+
+
+@runtime_checkable
+class BorrowedTask(Protocol):
+    """A task of another harness, opened for one family of models, with that harness's prompts and scores.
+
+    `revision` is JSON-ready and says everything about the task that determines a prediction; `pixels` are limits of a
+    picture's size that the other harness sets for families that see pictures at their own resolution.
+    """
+
+    metrics: tuple[BorrowedMetric, ...]
+    revision: object
+    pixels: tuple[int, int] | None
+
+    def listed(self) -> Sequence[Listed]:
+        """All samples, in that harness's order."""
+
+    def samples(self, ids: Iterable[str]) -> tuple[Sample, ...]:
+        """The samples of these ids."""
+
+
+@dataclass(frozen=True)
+class GroupFigure:
+    """The figure of a group: the mean, `weighted` by its tasks' sizes or not, of metrics whose name holds `metric`."""
+
+    name: str
+    members: tuple[str, ...]
+    metric: str
+    weighted: bool
+
+
+class TaskCollection(Protocol):
+    """Tasks of another harness, named `collection:task`; a class decorated with `@collection`, built anew per sweep."""
+
+    def expand(self, name: str, include: Sequence[str], *, copied: bool) -> tuple[str, ...]:
+        """The tasks that a name stands for: itself, or those of a group. Loads nothing heavy.
+
+        Args:
+            include: folders with tasks of the user's own.
+            copied: the user gives the data.
+
+        Raises:
+            UserError: an unknown name, a task that is not ours to run (with the reason), or one whose data cannot be
+                fetched as things are.
+        """
+
+    def figures(self, name: str, include: Sequence[str]) -> tuple[GroupFigure, ...]:
+        """What a name has as a group; names of tasks are those of the collection."""
+
+    def family(self, name: str, include: Sequence[str]) -> str:
+        """`vqa` or `video_qa`, without loading anything heavy."""
+
+    def open(self, name: str, *, family: str, include: Sequence[str], folder: Path | None) -> BorrowedTask:
+        """Load a task as models of a family are asked it.
+
+        Args:
+            folder: a local copy of its data.
+
+        Raises:
+            UserError: its data cannot be had, or it is not ours to run.
+        """
+
+    def rows(self) -> Iterable[Mapping[str, object]]:
+        """What `toksweep list tasks` shows, a row per name."""
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
@@ -230,6 +329,29 @@ class Metric(Protocol):
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         """The slices of the items that `score` would return: what a failure is counted on."""
+
+
+@runtime_checkable
+class BorrowedMetric(Metric, Protocol):
+    """A metric of another harness: per-sample scores, and its own figure of a set of them.
+
+    Attributes:
+        aggregation: how the figure of a set is made of what `values` gave; None where it is the mean of the items. Read
+            by `results.aggregation`.
+        whole_set: the figure is defined on the whole set only (a sum, a fixed denominator).
+        code: digest of everything that determines a score.
+    """
+
+    aggregation: str | None
+    whole_set: bool
+    code: str
+
+    def values(self, text: str | None, sample: Sample, memo: Memo) -> tuple[object, ...]:
+        """What the aggregation takes of one answer, JSON-ready; none where the metric does not apply. A `text` of None
+        is the answer of a sample whose method failed."""
+
+    def failed(self, sample: Sample, memo: Memo) -> list[Item]:
+        """The items of a sample whose method failed: `worst` each."""
 
 
 # ---------------------------------------------------------------------------------------------------------- compressors

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .borrowing import collection_of, is_borrowed
 from .models.abilities import ORDINARY
 from .registry import Broken, registry
 
@@ -18,7 +19,9 @@ def listing(what: str) -> tuple[list[Row], list[Broken]]:
         return _models(), []
     found = registry(what)
     make = {"methods": _method, "tasks": _task, "metrics": _metric}[what]
-    return [make(e.name, e.kind, dict(e.meta), e.summary) for e in found], found.broken
+    own = [make(e.name, e.kind, dict(e.meta), e.summary) for e in found if not is_borrowed(e)]
+    borrowed = [dict(row) for e in found if is_borrowed(e) for row in collection_of(e).rows()]
+    return own + borrowed, found.broken
 
 
 def _models() -> list[Row]:

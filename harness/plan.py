@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from ..results.store import Cell, MetricInfo
 from . import schedule
-from .contracts import Budget, Compressor, Convention, Metric, Refusal, Sample, Task, UserError
+from .borrowing import collection_of, inner, is_borrowed, task_entry
+from .contracts import Budget, Compressor, Convention, Listed, Metric, Refusal, Sample, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .models import ModelInfo, model_info
 from .models.embedded import embedded
@@ -20,6 +21,7 @@ from .registry import Entry, registry
 from .schedule import Schedule
 from .spec import MethodChoice, Section, SweepSpec
 
+S = TypeVar("S", Sample, Listed)
 ENGINE = {
     "reconstruction": ("contracts.py", "reconstruction.py"),
     "vqa": ("contracts.py", "reduction.py", "schedule.py", "answering.py", "models"),
@@ -48,6 +50,18 @@ class Group:
     samples: tuple[Sample, ...]
     metrics: tuple[Metric, ...]
     cells: tuple[PlannedCell, ...]
+    pixels: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a task asks of one model: its samples as far as a limit takes them, and how they are scored."""
+
+    samples: tuple[Sample, ...]
+    subset: str
+    metrics: list[tuple[MetricInfo, Metric]]
+    revision: object
+    pixels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,20 +104,21 @@ def make_plan(spec: SweepSpec) -> Plan:
     refused: list[Refused] = []
     asked = 0
     for name in spec.tasks:
-        entry = registry("tasks").get(name)
+        entry = task_entry(name, spec.include_path)
         family = str(entry.meta["family"])
         models = _models(entry, spec)
-        listed = _samples(entry, spec)
-        models = [m and m.asked_about(listed) for m in models]
+        own = None if is_borrowed(entry) else _own(entry, spec)
+        if own:
+            models = [m and m.asked_about(own.samples) for m in models]
         check_budgets(spec.sections[family].budgets, [m for m in models if m])
-        samples, subset = _subset(listed, spec.sections[family].limit, spec.subset)
-        metrics = _metrics(entry, spec)
         for model in models:
-            expander = _Expander(spec, entry, family, model, samples, subset, metrics)
-            cells, refusals, count = expander.expand()
+            material = own or _borrowed(entry, spec, model)
+            model = model and model.asked_about(material.samples)
+            cells, refusals, count = _Expander(spec, entry, family, model, material).expand()
             refused += refusals
             asked += count
-            groups.append(Group(name, family, model, samples, tuple(m for _, m in metrics), tuple(cells)))
+            metrics = tuple(m for _, m in material.metrics)
+            groups.append(Group(name, family, model, material.samples, metrics, tuple(cells), material.pixels))
     if any(g.model for g in groups):
         from .models.loading import check_platform
 
@@ -137,13 +152,65 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
     return samples
 
 
-def _subset(samples: list[Sample], limit: int | None, kind: str) -> tuple[tuple[Sample, ...], str]:
+def _own(entry: Entry, spec: SweepSpec) -> _Material:
+    """Of a task of ours, or of a plug-in: the same for every model."""
+    limit = spec.sections[str(entry.meta["family"])].limit
+    samples, subset = _subset(_samples(entry, spec), limit, spec.subset)
+    return _Material(
+        samples,
+        subset,
+        _metrics(entry, spec),
+        entry.meta["revision"],
+        picture_limits(spec.min_pixels, spec.max_pixels, None),
+    )
+
+
+def _borrowed(entry: Entry, spec: SweepSpec, model: ModelInfo | None) -> _Material:
+    """Of a task of another harness, whose prompts depend on the model's family."""
+    assert model is not None
+    folder = spec.data.get(entry.name)
+    opened = collection_of(entry).open(
+        inner(entry.name), family=model.family.name, include=spec.include_path, folder=Path(folder) if folder else None
+    )
+    chosen, subset = _subset(list(opened.listed()), spec.sections[str(entry.meta["family"])].limit, spec.subset)
+    metrics: list[tuple[MetricInfo, Metric]] = [
+        (
+            MetricInfo(
+                m.name, m.unit, m.higher_is_better, m.worst, m.mean_over, m.protocol(), m.code,
+                str(entry.meta["family"]), m.aggregation, m.whole_set,
+            ),
+            m,
+        )
+        for m in opened.metrics
+    ]  # fmt: skip
+    samples = opened.samples(s.id for s in chosen)
+    return _Material(
+        samples, subset, metrics, opened.revision, picture_limits(spec.min_pixels, spec.max_pixels, opened.pixels)
+    )
+
+
+def picture_limits(least: int | None, most: int | None, theirs: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Limits of a picture's size: the user's, else those of the harness that a task comes from.
+
+    Raises:
+        UserError: limits that leave no size.
+    """
+    if least is None and most is None:
+        return theirs
+    lower, upper = theirs or (1, 1 << 40)
+    least, most = least or lower, most or upper
+    if least > most:
+        raise UserError(f"--min-pixels {least} is above --max-pixels {most}.")
+    return least, most
+
+
+def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S, ...], str]:
     """The samples of a limit, the same for all methods; those of a smaller limit are among those of a larger one."""
     if limit is None or limit >= len(samples):
         return tuple(samples), "all"
     if kind == "first":
         return tuple(samples[:limit]), f"first:{limit}"
-    strata: dict[str, list[Sample]] = {}
+    strata: dict[str, list[S]] = {}
     for sample in sorted(samples, key=lambda s: hashlib.sha256(s.id.encode()).digest()):
         strata.setdefault(sample.stratum, []).append(sample)
     turns = chain.from_iterable(zip_longest(*(strata[k] for k in sorted(strata))))
@@ -276,9 +343,7 @@ class _Expander:
     task: Entry
     family: str
     model: ModelInfo | None
-    samples: tuple[Sample, ...]
-    subset: str
-    metrics: list[tuple[MetricInfo, Metric]]
+    material: _Material
 
     @property
     def section(self) -> Section:
@@ -349,7 +414,7 @@ class _Expander:
         asks = model is not None
         work_id = digest(self._work(entry, choice, budget, seed))
         return Cell(
-            cell_id=digest([work_id, self.subset]),
+            cell_id=digest([work_id, self.material.subset]),
             work_id=work_id,
             model=model.ref if model else None,
             model_revision=model.revision if model else None,
@@ -366,13 +431,13 @@ class _Expander:
             budget_convention=spec.budget_convention if asks and budget else None,
             task=self.task.name,
             family=self.family,
-            subset=self.subset,
+            subset=self.material.subset,
             seed=seed,
             dtype=spec.dtype if asks else None,
             attention=spec.attention if asks else None,
             device=spec.device if asks else "cpu",
-            metrics=tuple(info for info, _ in self.metrics),
-            sample_ids=tuple(s.id for s in self.samples),
+            metrics=tuple(info for info, _ in self.material.metrics),
+            sample_ids=tuple(s.id for s in self.material.samples),
         )
 
     def _work(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Mapping[str, object]:
@@ -382,7 +447,7 @@ class _Expander:
         assert isinstance(libraries, tuple)
         work: dict[str, object] = {
             "task": self.task.name,
-            "task_revision": self.task.meta["revision"],
+            "task_revision": self.material.revision,
             "task_code": code_digest(self.task),
             "data": str(Path(spec.data[self.task.name]).resolve()) if self.task.name in spec.data else None,
             "method": entry.name,
@@ -402,6 +467,8 @@ class _Expander:
                 "device": spec.device.partition(":")[0],
                 "max_new_tokens": spec.max_new_tokens,
             }
+            if self.material.pixels:
+                work["pixels"] = list(self.material.pixels)
             if self.model.text_encoder and asks_text_encoder(entry):
                 work["text_encoder"] = self.model.text_encoder.revision
         return work

@@ -119,6 +119,11 @@ def task(
     return _keep
 
 
+def collection(name: str, *, licence: str | None = None) -> Callable[[D], D]:
+    """Register a collection of another harness's tasks, `name:task` each: a class after `TaskCollection`."""
+    return _keep
+
+
 def metric(
     name: str, *, family: str, unit: str, higher_is_better: bool, backend: Literal["ocr", "faces"] | None = None
 ) -> Callable[[D], D]:
@@ -139,6 +144,7 @@ _DECORATORS: Mapping[str, tuple[Group, Callable[..., object]]] = {
     "tokenizer": ("methods", tokenizer),
     "untouched": ("methods", untouched),
     "task": ("tasks", task),
+    "collection": ("tasks", collection),
     "metric": ("metrics", metric),
 }
 
@@ -285,6 +291,9 @@ class Registry:
             return self.add_file(Path(name))
         if name in self._entries:
             return self._entries[name]
+        whole = self._entries.get(name.partition(":")[0])
+        if whole and whole.kind == "collection":
+            return replace(whole, name=name)  # whether it knows the task is for the collection to say
         singular = self.group[:-1]
         for bad in self.broken:
             if name in bad.source:

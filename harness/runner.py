@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ..results.records import SampleRecord, Score
 from ..results.store import LineWriter, ResultsFolder, new_writer_name, write_atomically
 from .bench import Bench, Observation, Opened, failure
-from .contracts import Item, Memo, Metric, Output, Sample, UserError
+from .contracts import BorrowedMetric, Item, Memo, Metric, Output, Sample, UserError
 from .plan import Group, Plan, PlannedCell
 from .probing import LatencyProbe
 from .reconstruction import ReconstructionBench
@@ -56,6 +56,7 @@ def run(plan: Plan, folder: ResultsFolder, progress: Progress) -> Tally:
 
 def open_sample(sample: Sample) -> Opened:
     """Decode a sample's pictures once: whoever loads them from the opened sample gets the decoded ones."""
+    sample = sample.opens() if sample.opens else sample
     images = tuple(load() for load in sample.images)
     return Opened(replace(sample, images=tuple(partial(_same, image) for image in images)), images)
 
@@ -70,7 +71,7 @@ def open_bench(group: Group, spec: SweepSpec) -> Bench:
         return ReconstructionBench()
     from .answering import AnsweringBench
 
-    return AnsweringBench(group.model, spec)
+    return AnsweringBench(group.model, spec, group.pixels)
 
 
 class _GroupRun:
@@ -188,20 +189,27 @@ class _GroupRun:
             memo = Memo()
             try:
                 items = [m.score(output, sample, memo) for m in self.group.metrics]
-                return replace(record, scores=self._scores(items))
+                return replace(record, scores=self._scores(items, output.text, sample, memo))
             except UserError:
                 raise
             except Exception as error:
                 text = " ".join(str(error).split())
                 record = replace(record, status="failed", error=f"scoring, {type(error).__name__}: {text}"[:500])
-        return replace(record, scores=self._scores([_worst(m, sample) for m in self.group.metrics]))
+        memo = Memo()
+        worst = [_worst(m, sample, memo) for m in self.group.metrics]
+        return replace(record, scores=self._scores(worst, None, sample, memo))
 
-    def _scores(self, items: Sequence[list[Item] | None]) -> dict[str, Score]:
-        return {
-            info.name: Score(info.protocol, info.code, tuple((i.value, dict(i.slices)) for i in found))
-            for info, found in zip(self.infos, items, strict=True)
-            if found is not None
-        }
+    def _scores(
+        self, items: Sequence[list[Item] | None], text: str | None, sample: Sample, memo: Memo
+    ) -> dict[str, Score]:
+        """`text` is the answer that the items are of, None that of a sample whose method failed."""
+        scores = {}
+        for info, metric, found in zip(self.infos, self.group.metrics, items, strict=True):
+            if found is None:
+                continue
+            raw = metric.values(text, sample, memo) if isinstance(metric, BorrowedMetric) and info.aggregation else ()
+            scores[info.name] = Score(info.protocol, info.code, tuple((i.value, dict(i.slices)) for i in found), raw)
+        return scores
 
     def _write(self, cell: PlannedCell, record: SampleRecord) -> None:
         work_id = cell.cell.work_id
@@ -229,7 +237,9 @@ class _GroupRun:
         return record is not None and record.status in ("ok", "infeasible") and record.error is None
 
 
-def _worst(metric: Metric, sample: Sample) -> list[Item] | None:
+def _worst(metric: Metric, sample: Sample, memo: Memo) -> list[Item] | None:
     if metric.worst is None:
         return None
+    if isinstance(metric, BorrowedMetric):
+        return metric.failed(sample, memo)
     return [Item(metric.worst, slices) for slices in metric.items(sample)]

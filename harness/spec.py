@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from .borrowing import expand, task_entry
 from .contracts import CONVENTIONS, Budget, Convention, UserError
 from .registry import Entry, label, near, parse_call, registry
 
@@ -89,7 +90,11 @@ class SweepSpec:
     text_encoder: str | None = None
     batch_size: int = 1
     max_new_tokens: int = 16
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    include_path: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     ocr: str = "rapidocr"
     faces: str = "dlib"
     accept_licence: tuple[str, ...] = ()
@@ -174,7 +179,7 @@ def _by_family(value: object, key: str) -> TypeGuard[Mapping[str, object]]:
 
 def _check_families(given: Mapping[str, object], source: str) -> None:
     """Raises UserError where something is given for a family that no task is of."""
-    known = sorted({str(entry.meta["family"]) for entry in registry("tasks")})
+    known = sorted({str(entry.meta["family"]) for entry in registry("tasks") if "family" in entry.meta})
     for key in SECTION:
         value = given.get(key)
         for family in value if _by_family(value, key) else ():
@@ -197,23 +202,31 @@ def _whole(value: object, key: str, source: str) -> int | None:
 def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source: str) -> SweepSpec:
     values: dict[str, Any] = {k: v for k, v in given.items() if k not in SECTION}
     tasks = _names(given.get("tasks"), "tasks") or [t for s in shipped.values() for t in s["tasks"]]  # type: ignore
-    entries = {entry.name: entry for entry in map(registry("tasks").get, tasks)}
+    include = tuple(str(Path(p).expanduser()) for p in _names(given.get("include_path"), "include_path"))
+    for folder in include:
+        if not Path(folder).is_dir():
+            raise UserError(f"--include-path {folder}: there is no such folder.")
+    values["include_path"] = include
+    data = values.get("data", {})
+    if not isinstance(data, Mapping):
+        raise UserError(f"data in {source} must map tasks to folders, such as photos: DIR.")
+    entries = {entry.name: entry for entry in (task_entry(t, include) for t in expand(tasks, include, map(str, data)))}
     values["tasks"] = tuple(entries)
+    values["groups"] = tuple(
+        dict.fromkeys([*_names(given.get("groups"), "groups"), *(t for t in tasks if t not in entries)])
+    )
     families = dict.fromkeys(str(entry.meta["family"]) for entry in entries.values())
     _check_families(given, source)
     values["sections"] = {f: _section(given, shipped.get(f, {}), f, source) for f in families}
     values["models"] = tuple(dict.fromkeys(_names(values.get("models"), "models")))
     values["accept_licence"] = tuple(_names(values.get("accept_licence"), "accept_licence"))
-    data = values.get("data", {})
-    if not isinstance(data, Mapping):
-        raise UserError(f"data in {source} must map tasks to folders, such as photos: DIR.")
     values["data"] = {registry("tasks").get(str(k)).name: str(Path(str(v)).expanduser()) for k, v in data.items()}
     for task, folder in values["data"].items():
         if task not in values["tasks"]:
             raise UserError(f"--data names the task {task}, which is not swept: add --task {task}.")
         if not Path(folder).is_dir():
             raise UserError(f"--data {task}={folder}: there is no such folder.")
-    for key in ("batch_size", "max_new_tokens"):
+    for key in ("batch_size", "max_new_tokens", "min_pixels", "max_pixels"):
         _whole(values.get(key), key, source)
     seeds = values.get("seeds", SweepSpec.seeds)
     if not isinstance(seeds, list | tuple) or not all(isinstance(s, int) and s >= 0 for s in seeds) or not seeds:

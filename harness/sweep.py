@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .. import __version__
 from ..results.store import ResultsFolder, new_writer_name, run_tables
+from .borrowing import group_figures
 from .digest import library_versions
 from .plan import Plan
 from .registry import ROOT
@@ -91,6 +92,7 @@ def describe_run(plan: Plan, command: str) -> dict[str, Any]:
         "attention": spec.attention,
         "seeds": list(spec.seeds),
         "refused": [vars(r) for r in plan.refused],
+        "group_figures": [asdict(f) for f in group_figures(spec.groups, spec.include_path)],
         **run_tables(plan.cells),
     }
 

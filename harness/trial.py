@@ -116,7 +116,7 @@ def set_up(
 def _our_task(entry: Entry) -> Entry:
     """What our model was made for: questions about clips for a method of clips, else about pictures."""
     family = "video_qa" if entry.meta.get("clips") else "vqa"
-    return next(t for t in registry("tasks") if t.meta["model"] == OURS and t.meta["family"] == family)
+    return next(t for t in registry("tasks") if t.meta.get("model") == OURS and t.meta["family"] == family)
 
 
 def _prepared(model: VisionLanguageModel, samples: Sequence[Sample]) -> Batch:

@@ -192,6 +192,11 @@ def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
         found.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
     if counts["n_bad_input"]:
         found.append(f"{counts['n_bad_input']} bad input")
+    whole = [r["metric"] for r in records if r.get("comparable") is False]
+    if whole:
+        found.append(f"not comparable: {', '.join(whole)} (defined on the whole set)")
+    if not missing(first.get("n_alone")):
+        found.append(f"{int(first['n_flips'])} of {int(first['n_alone'])} answers are others when asked one by one")
     if not missing(first["latency_error"]):
         found.append(f"not timed: {first['latency_error']}")
     for status in dict.fromkeys(r["status"] for r in records):

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlation
+from .aggregation import bootstrap, find
+from .groups import by_cell, group_rows
 from .latency import latency_columns
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
@@ -30,6 +32,7 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     cells = folder.cells()
     untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
     rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
+    rows += group_rows(folder, cells, by_cell(rows))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -84,8 +87,11 @@ def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecor
         status = _status(cell, records, metric)
         explains = metric.family == "evidence" and cell.kind != "untouched"
         correlation = loss_correlation(records, untouched, metric.name, cell.metrics[0]) if explains else {}
-        for slice_name, only in [(None, None), *_slices(s for r in usable if (s := r.scores.get(metric.name)))]:
-            told = {"slice": slice_name, "status": status} | ({} if only else correlation)
+        # what is no mean of items is not that of a slice either
+        sliced = () if metric.aggregation else _slices(s for r in usable if (s := r.scores.get(metric.name)))
+        comparable = not (metric.whole_set and cell.subset != "all")
+        for slice_name, only in [(None, None), *sliced]:
+            told = {"slice": slice_name, "status": status, "comparable": comparable} | ({} if only else correlation)
             yield shared | _value(usable, metric, only, status) | told
 
 
@@ -132,6 +138,8 @@ def _counts(records: Sequence[SampleRecord]) -> dict[str, object]:
         "n_failed": by_status.count("failed"),
         "n_bad_input": by_status.count("bad_input"),
         "n_infeasible": by_status.count("infeasible"),
+        "n_alone": len(alone := [r for r in records if r.alone is not None]) or None,
+        "n_flips": sum(r.alone != r.prediction for r in alone) if alone else None,
     }
 
 
@@ -169,11 +177,18 @@ def _value(
 ) -> dict[str, object]:
     clusters, sums, counts = cluster_table(records, metric.name, mean_over=metric.mean_over, only=only)
     interval = NONE
-    if clusters and status != "incomplete":
-        interval = cluster_bootstrap(sums, counts, rounds=ROUNDS)
     contributing = sum(
         any(only is None or s.get(only[0]) == only[1] for _, s in r.scores[metric.name].items) for r in records
     )
+    items = int(counts.sum())
+    if metric.aggregation is not None:
+        raw = [(r.cluster_id, value) for r in records for value in r.scores[metric.name].raw]
+        clusters, items = sorted({cluster for cluster, _ in raw}), len(raw)
+        contributing = sum(bool(r.scores[metric.name].raw) for r in records)
+        if raw and status != "incomplete":
+            interval = bootstrap(find(metric.aggregation), raw)
+    elif clusters and status != "incomplete":
+        interval = cluster_bootstrap(sums, counts, rounds=ROUNDS)
     return {
         "metric": metric.name,
         "metric_family": metric.family,
@@ -181,7 +196,7 @@ def _value(
         "ci_low": _number(interval.low),
         "ci_high": _number(interval.high),
         "n": contributing,
-        "n_items": int(counts.sum()),
+        "n_items": items,
         "n_clusters": len(clusters),
         "illustrative": len(clusters) < ILLUSTRATIVE_BELOW,
         "higher_is_better": metric.higher_is_better,

@@ -19,7 +19,7 @@ COLUMNS: tuple[str, ...] = (
     # Added to the design's columns:
     "label", "kind", "floor", "illustrative", "n_items", "unit", "worst", "verified", "work_id",
     "diagnostic", "metric_family", "loss_correlation", "loss_correlation_low", "loss_correlation_high",
-    "loss_correlation_n", "loss_correlation_clusters", "kv_bytes",
+    "loss_correlation_n", "loss_correlation_clusters", "comparable", "n_alone", "n_flips", "kv_bytes",
     "latency_q1_ms", "latency_q3_ms", "latency_ratio_q1", "latency_ratio_q3",
     "tpot_q1_ms", "tpot_q3_ms", "tpot_ratio", "tpot_ratio_q1", "tpot_ratio_q3",
     "vision_ms", "vision_q1_ms", "vision_q3_ms", "compressor_ms", "compressor_q1_ms", "compressor_q3_ms",
@@ -31,7 +31,10 @@ COLUMNS: tuple[str, ...] = (
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
 clusters, `diagnostic` a method that knows what no method can know, `metric_family` is `evidence` for metrics that
 explain scores and are no score; `loss_correlation` says how well: it is that of both losses, over `_n` samples of
-`_clusters` clusters, with its interval. `kv_bytes` is the mean size of the cache after prefill, as executed.
+`_clusters` clusters, with its interval. `comparable` is false for a figure of a subset that is only defined on the
+whole set (a sum, a fixed denominator). `n_alone` counts answers of a batch that were asked for again one by one, where
+the dtype makes no promise, and `n_flips` those that came out otherwise. `kv_bytes` is the mean size of the cache after
+prefill, as executed.
 
 What the latency probe found at batch size 1, median over the samples that it timed of median and quartiles (`q1`, `q3`)
 over its rounds: `latency_ms` to the first token, apart from that its phases `vision_ms`, `compressor_ms` and
@@ -46,11 +49,15 @@ ILLUSTRATIVE_BELOW = 30
 
 @dataclass(frozen=True)
 class Score:
-    """What one metric said of one sample: an item per scored instance, with the slices that it counts in."""
+    """What one metric said of one sample: an item per scored instance, with the slices that it counts in.
+
+    `raw` is what an aggregation of the metric's own takes of the sample; empty where the figure is the mean of items.
+    """
 
     protocol: str
     code: str
     items: tuple[tuple[float, Mapping[str, str]], ...]
+    raw: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class SampleRecord:
     ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean;
     `kv_bytes` is the size of that cache, text tokens included.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers. `evidence` has an
-    entry for each patch that holds a part of what the answer rests on.
+    entry for each patch that holds a part of what the answer rests on. `alone` is the answer without the others of its
+    batch, where that was asked for.
     """
 
     sample_id: str
@@ -80,11 +88,16 @@ class SampleRecord:
     pixels: int | None = None
     flops: float | None = None
     evidence: tuple[Survival, ...] | None = None
+    alone: str | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """A JSON-ready mapping; fields that are None are left out."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        data = {k: v for k, v in asdict(self).items() if v is not None}
+        data["scores"] = {
+            name: {k: v for k, v in score.items() if v or k != "raw"} for name, score in data["scores"].items()
+        }
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> SampleRecord:
@@ -94,7 +107,9 @@ class SampleRecord:
         scores = values.get("scores") or {}
         assert isinstance(scores, Mapping)
         values["scores"] = {
-            name: Score(s["protocol"], s["code"], tuple((float(v), dict(m)) for v, m in s["items"]))
+            name: Score(
+                s["protocol"], s["code"], tuple((float(v), dict(m)) for v, m in s["items"]), tuple(s.get("raw", ()))
+            )
             for name, s in scores.items()
         }
         for name in ("tokens_per_layer", "kept_indices"):

@@ -25,7 +25,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a report must know about a metric, without loading it."""
+    """What a report must know about a metric, without loading it.
+
+    `aggregation` says how the figure of a set is made of the records' `raw` values, where it is not the mean of items
+    (see `results.aggregation`); `whole_set` that it is defined on the whole set only.
+    """
 
     name: str
     unit: str
@@ -35,6 +39,8 @@ class MetricInfo:
     protocol: str
     code: str
     family: str
+    aggregation: str | None = None
+    whole_set: bool = False
 
 
 @dataclass(frozen=True)

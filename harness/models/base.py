@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, UserError
+from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, Turn, UserError
 from ..schedule import Schedule, cuts
 from ..watching import Watch
 from .abilities import READABLE, TOWER, FamilyInfo
@@ -25,6 +25,7 @@ from .door import enter
 from .encoder import Block
 from .encoding import encode
 from .evidence import survivals
+from .penalty import RepetitionPenalty
 from .preparing import prepare
 from .signals import tower_signals
 from .span import counted
@@ -138,20 +139,28 @@ class VisionLanguageModel(ABC):
         return sample.clip and self.info.clips is not None
 
     def prompt(self, sample: Sample, images: int) -> str:
-        """The text of a sample's prompt: of the processor's chat template, in front one token per picture, or one for
-        the clip.
+        """The text of a sample's prompt, of the processor's chat template: its turns, else in front of the question one
+        token per picture, or one for the clip.
 
         Raises:
             UserError: the processor has none.
         """
         if not getattr(self.processor, "chat_template", None):
             raise UserError(f"The processor of this {self.family} has no chat template: add its chat_template.jinja.")
-        seen = [{"type": "video"}] if self.shows_clip(sample) else [{"type": "image"}] * images
-        content = [*seen, {"type": "text", "text": sample.question or ""}]
+        turns = sample.turns or (Turn("user", (*[None] * (1 if sample.clip else images), sample.question or "")),)
+        seen = [{"type": "image"}] * (images if sample.clip else 1)
+        seen = [{"type": "video"}] if self.shows_clip(sample) else seen
+        told = [
+            {"role": turn.role, "content": [part for c in turn.content for part in (seen if c is None else [_text(c)])]}
+            for turn in turns
+        ]
         text: str = self.processor.apply_chat_template(  # type: ignore[attr-defined]
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            told, add_generation_prompt=True, tokenize=False
         )
         return text
+
+    def limit_pixels(self, least: int, most: int) -> None:  # noqa: B027 - most families have nothing to limit
+        """Show pictures of at least and at most so many pixels, in families that see them at their own resolution."""
 
     def positions(self, ids: torch.Tensor, valid: torch.Tensor, crops: Sequence[Crop]) -> torch.Tensor:
         """Rotary positions of a prompt whose visual tokens have the crops' grids, [..., batch, length]."""
@@ -216,11 +225,12 @@ class VisionLanguageModel(ABC):
     @torch.no_grad()
     def answer(
         self, batch: Batch, encoded: Encoded | None, compressor: Compressor | None, schedule: Schedule, *, seed: int,
-        max_new_tokens: int, budget_kind: BudgetKind = "exact", memo: Memo | None = None,
+        max_new_tokens: int, budget_kind: BudgetKind = "exact", memo: Memo | None = None, tokenizer_end: bool = False,
     ) -> list[Answer]:  # fmt: skip
-        """Answer every sample of a batch by greedy decoding.
+        """Answer every sample of a batch by greedy decoding, with the checkpoint's repetition penalty where it has one.
 
         Args:
+            tokenizer_end: see `Generation`.
             encoded: what `encode` returned; None (and ignored where the schedule changes the encoding) encodes here.
             compressor: what `schedule.stages` came from; None where the schedule has none.
             budget_kind: as the method declares it; `exact` and `at_most` counts are checked.
@@ -230,7 +240,8 @@ class VisionLanguageModel(ABC):
             BrokenPromiseError: the method returned another number of tokens than its schedule says.
         """
         state = self.prefill(batch, encoded, compressor, schedule, seed=seed, budget_kind=budget_kind, memo=memo)
-        written = self._write(state, max_new_tokens, self.end_tokens)
+        ends = frozenset([self.tokenizer.eos_token_id]) if tokenizer_end else self.end_tokens
+        written = self._write(state, max_new_tokens, ends, self._repetition_penalty(batch))
         counts = torch.stack([span.counts() for span in state.cutter.spans]).T.tolist()
         texts = (batch.attention_mask.bool() & (batch.input_ids != self.placeholder)).sum(1).tolist()
         asked = any("clip_text" in stage.reads for stage in schedule.stages)
@@ -350,13 +361,15 @@ class VisionLanguageModel(ABC):
         logits = self._forward(token[:, None], valid, position, state.cache)
         return replace(state, logits=logits, valid=valid, position=position)
 
-    def _write(self, state: Decoding, max_new_tokens: int, ends: frozenset[int]) -> list[list[int]]:
+    def _write(
+        self, state: Decoding, max_new_tokens: int, ends: frozenset[int], penalty: RepetitionPenalty | None = None
+    ) -> list[list[int]]:
         """Greedy decoding: the new tokens of every sample up to its end token, which is left out."""
         written: list[list[int]] = [[] for _ in range(len(state.logits))]
         running = set(range(len(written)))
         with state.cutter.decoding() if max_new_tokens > 1 else nullcontext():
             for step in range(max_new_tokens):
-                token = state.logits.argmax(-1)
+                token = (penalty(state.logits) if penalty else state.logits).argmax(-1)
                 for row, chosen in enumerate(token.tolist()):
                     if row in running:
                         if chosen in ends:
@@ -365,8 +378,14 @@ class VisionLanguageModel(ABC):
                             written[row].append(chosen)
                 if not running or step + 1 == max_new_tokens:
                     break
+                if penalty:
+                    penalty.saw(token)
                 state = self._step(state, token)
         return written
+
+    def _repetition_penalty(self, batch: Batch) -> RepetitionPenalty:
+        factor = getattr(self.model.generation_config, "repetition_penalty", None)
+        return RepetitionPenalty(factor or 1.0, batch.input_ids, batch.attention_mask)
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -399,6 +418,11 @@ class VisionLanguageModel(ABC):
                 yield
         finally:
             self.watch = before
+
+
+def _text(content: str) -> dict[str, str]:
+    """A part of a message as chat templates have it."""
+    return {"type": "text", "text": content}
 
 
 def _survivals(areas: Sequence[torch.Tensor], images: Sequence[int], calls: Calls | None) -> tuple[Survival, ...]:

@@ -72,6 +72,9 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         ]
         return inputs["input_ids"], inputs["attention_mask"], shown
 
+    def limit_pixels(self, least: int, most: int) -> None:
+        self.processor.image_processor.size = {"shortest_edge": least, "longest_edge": most}  # type: ignore[attr-defined]
+
     def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
         count = len(frames)
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]

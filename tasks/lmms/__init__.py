@@ -1,0 +1,1 @@
+"""Tasks of lmms-eval, asked by our runner with lmms-eval's own prompts, scores and aggregation."""
