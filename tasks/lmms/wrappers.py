@@ -1,7 +1,7 @@
 """How lmms-eval's wrapper of each of our families asks a model: prompts, longest answer, frames, size of pictures.
 
 What a wrapper does is reproduced, not improved: full tokens must give the figure that lmms-eval gives. Read from
-lmms-eval 0.7.3, `models/chat/`.
+lmms-eval 0.7.3, `models/chat/`. Not reproduced: how Qwen's wrappers resize the frames of a clip and tell its time.
 """
 
 from __future__ import annotations
