@@ -17,9 +17,10 @@ from lmms_eval.api.model import lmms
 from ..tasks.lmms.borrowed import LmmsTask
 from ..tasks.lmms.wrappers import WRAPPERS, wrapper_of
 from .contracts import CONVENTIONS, Budget, Generation, Memo, Sample, UserError
+from .fitting import fit_compressor
 from .models import model_info, open_model
 from .models.calls import BudgetKind
-from .plan import fit_compressor, picture_limits
+from .plan import picture_limits
 from .registry import registry
 from .spec import DTYPE_ALIASES, MethodChoice
 

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import cast
 
 from .contracts import Budget, Compressor, Convention, ModelShape, Refusal, Sample, Task, UserError
+from .fitting import build_compressor, check_model, check_task
 from .models import model_info, open_model
 from .models.base import Answer, Batch, VisionLanguageModel
 from .models.calls import BudgetKind
-from .plan import build_compressor, check_model, check_task
 from .registry import Entry, registry
 from .runner import open_sample
 from .schedule import Schedule, lay_out, resolve

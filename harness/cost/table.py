@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..contracts import Budget, Convention, Refusal, UserError
+from ..fitting import check_budgets, fit_compressor
 from ..models import model_info
 from ..models.published import load_config
-from ..plan import Refused, check_budgets, fit_compressor
+from ..plan import Refused
 from ..spec import MethodChoice
 from .closed_form import kv_bytes
 from .conventions import flops_conventions

@@ -8,11 +8,11 @@ import tiny
 import torch
 import vlm
 from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.fitting import check_task
 from toksweep.harness.listing import serving
 from toksweep.harness.models import ModelInfo, describe
 from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.models.published import load_config
-from toksweep.harness.plan import check_task
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import lay_out, untouched
 from vlm import Watching, close

@@ -10,8 +10,8 @@ import torch
 import vlm
 from PIL import Image
 from toksweep.harness.contracts import Budget, Refusal, Sample, UserError
+from toksweep.harness.fitting import fit_compressor
 from toksweep.harness.models import model_info, model_shape, open_model
-from toksweep.harness.plan import fit_compressor
 from toksweep.harness.registry import registry
 from toksweep.harness.schedule import untouched
 from toksweep.harness.spec import MethodChoice
