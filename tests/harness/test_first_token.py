@@ -27,7 +27,7 @@ def qwen():
 
 
 @pytest.mark.parametrize(
-    ("make", "budget", "refused"), [(tiny.llava_config, "4", None), (qwen, "64", "fastervlm at 64: fastervlm needs")]
+    ("make", "budget", "refused"), [(tiny.llava_config, "4", None), (qwen, "64", "hired at 64: hired needs")]
 )
 def test_a_model_of_random_weights_is_timed_and_its_table_has_device_and_versions(
     first_token, tmp_path, make, budget, refused
@@ -35,7 +35,7 @@ def test_a_model_of_random_weights_is_timed_and_its_table_has_device_and_version
     make().save_pretrained(tmp_path / "config")
     table = tmp_path / "table.md"
     flags = ["--device", "cpu", "--dtype", "fp32", "--budget", budget, "--out", str(table)]
-    first_token.main(["--model", str(tmp_path / "config"), *flags, "--method", "divprune", "--method", "fastervlm"])
+    first_token.main(["--model", str(tmp_path / "config"), *flags, "--method", "divprune", "--method", "hired"])
     text = table.read_text()
     assert text.startswith(f"# Time to first token: {tmp_path / 'config'}, random weights")
     assert "torch " in text
