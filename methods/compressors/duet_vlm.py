@@ -59,7 +59,7 @@ class DuetVLM:
             raise ValueError(f"layers must be rising whole numbers from 1, one for each share, not {self.layers!r}")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        first = Stage("projector", keep, features=True, reads=reads_of_tower(shape))
+        first = Stage("projector", keep, features=shape.class_token, reads=reads_of_tower(shape))
         layers = self.layers
         if layers is None:
             last = shape.scale(24, of=32)

@@ -35,8 +35,9 @@ class VisionZip:
     `keep` counts all rows, the class token among them, as the authors do. `contextual` is the share of it that is
     merged: 10 of 64, which makes the 20 of 128 and 30 of 192 of their tables.
 
-    Where the tower has no class token, or none that the LLM could be given, patches alone are kept, by the mean row of
-    the last layer (`received_attention@-1`) and its keys, as DUET-VLM's authors do it for Qwen2.5-VL.
+    Where the LLM could be given no class token, patches alone are kept, behind the projector; and where there is none
+    to look, by the mean row of the last layer (`received_attention@-1`) and its keys, as DUET-VLM's authors do it for
+    Qwen2.5-VL.
 
     Departs from the code: nothing known at these counts; too few tokens for a contextual one leave dominant ones alone.
     """
@@ -47,7 +48,7 @@ class VisionZip:
         parameters.share(self, "contextual")
 
     def stages(self, keep: int, shape: ModelShape) -> tuple[Stage, ...]:
-        return (Stage("projector", keep, features=True, reads=reads_of_tower(shape)),)
+        return (Stage("projector", keep, features=shape.class_token, reads=reads_of_tower(shape)),)
 
     def reduce(self, view: View, keep: int) -> Reduction:
         contextual = max(0, min(round(keep * self.contextual), keep - 1))

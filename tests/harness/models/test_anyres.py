@@ -27,7 +27,7 @@ class Pick:
         return Reduction.keep(kept.expand(len(view.tokens), -1), view.tokens.shape[1], position="renumber")
 
 
-def entered(model, batch, compressor, *stages):
+def entered(model, batch, compressor, *stages, schedule=None):
     """What stands in the places of visual tokens at the LLM's door, [tokens, dim]."""
     seen = {}
 
@@ -35,7 +35,8 @@ def entered(model, batch, compressor, *stages):
         seen["tokens"] = args[0] if args else kwargs["hidden_states"]
 
     handle = model.text_model.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
-    schedule = lay_out(stages, model.shape) if stages else untouched(model.shape)
+    if schedule is None:
+        schedule = lay_out(stages, model.shape) if stages else untouched(model.shape)
     state = model.prefill(batch, None, compressor, schedule, seed=0, budget_kind="adaptive")
     handle.remove()
     return seen["tokens"][0, state.cutter.spans[0].visual[0] != -1]
@@ -112,3 +113,14 @@ def test_a_smaller_picture_is_smaller_in_every_crop(model):
     (answer,) = model.answer(batch, None, method, schedule, seed=0, max_new_tokens=1, budget_kind=kind)
     assert answer.visual_tokens[0] == sum(schedule.of(crop.grid).entering for crop in batch.crops)
     assert answer.visual_tokens[0] <= 4 * len(batch.crops)
+
+
+@pytest.mark.parametrize("name", ["visionzip", "duet_vlm"])
+@pytest.mark.parametrize("model", [("llava_onevision", "sdpa")], indirect=True, ids="-".join)
+def test_without_a_class_token_dominant_patches_enter_as_the_model_itself_would_have_them(model, name):
+    batch = one(model)  # a raster that was made smaller behind the projector
+    method, schedule, _ = vlm.cell(model, name, "56%", contextual=0.0)
+    seen = torch.cat(model.encode(batch).tokens)
+    cut = entered(model, batch, method, schedule=schedule)
+    assert 0 < len(cut) < len(seen)
+    assert {tuple(row) for row in cut.tolist()} <= {tuple(row) for row in seen.tolist()}
