@@ -29,6 +29,20 @@ READABLE: Mapping[str, frozenset[str]] = {
 }
 """Signals that are at hand at each place, without the `@layer` behind them."""
 
+TOKEN_AXIS: Mapping[str, int | None] = {
+    "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,
+    "class_query": None, "last_attention": -1, "text_attention": -1, "normed": -2, "next_last_attention": -1,
+    "next_text_attention": -1, "next_visual_attention": -1, "next_keys": -2, "entering": -2, "text_keys": None,
+    "text_normed": None, "text_embeddings": None, "clip_text": None, "prompt_queries": None, "prompt_keys": None,
+    "places": -1, "visible": None,
+}  # fmt: skip
+"""Along which axis a signal of several images of a sample is joined; None where it has no entry per token."""
+
+
+def kind(name: str) -> str:
+    """A signal's name without its layer."""
+    return name.partition("@")[0]
+
 
 @dataclass(frozen=True)
 class FamilyInfo:

@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
-from .abilities import FamilyInfo, in_crops
+from .abilities import FamilyInfo, in_crops, kind
 from .calls import Grid
 from .data import SEPARATOR, Crop, Encoded, Shown, Sight
 from .llava import Llava
-from .signals import kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from ..contracts import ModelShape, UserError
-from .abilities import FamilyInfo, joining_patches, with_clips
+from .abilities import FamilyInfo, joining_patches, kind, with_clips
 from .base import VisionLanguageModel
 from .calls import Grid
 from .data import Crop, Frame, Shown, Sight
 from .encoder import Block
 from .kernels import slides
 from .packing import bypassed, unit_means
-from .signals import kind
 from .taps import Seen, tap
 
 if TYPE_CHECKING:

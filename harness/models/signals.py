@@ -1,7 +1,6 @@
 """What methods may read, by place, and how it is caught inside a running model: with taps and hooks, and only if read.
 
-A signal is a tensor per image, or per sample where it belongs to the prompt. `TOKEN_AXIS` says along which axis the
-images of a sample are put one after another where one view holds them all.
+A signal is a tensor per image, or per sample where it belongs to the prompt.
 """
 
 from __future__ import annotations
@@ -15,34 +14,12 @@ from torch import nn
 
 from ..contracts import Stage
 from ..watching import Watch
-from .abilities import LAST_LAYER, NEXT_LAYER, TOWER
+from .abilities import LAST_LAYER, NEXT_LAYER, TOWER, kind
 from .encoder import Block
 from .taps import Listener, Probe, Seen, tap
 
 if TYPE_CHECKING:
     from .span import Span
-
-TOKEN_AXIS: Mapping[str, int | None] = {
-    "class_attention": -1, "received_attention": -1, "evidence": -1, "keys": -2, "features": -2, "clip_patches": -2,
-    "class_query": None, "last_attention": -1, "text_attention": -1, "normed": -2, "next_last_attention": -1,
-    "next_text_attention": -1, "next_visual_attention": -1, "next_keys": -2, "entering": -2, "text_keys": None,
-    "text_normed": None, "text_embeddings": None, "clip_text": None, "prompt_queries": None, "prompt_keys": None,
-    "places": -1, "visible": None,
-}  # fmt: skip
-
-
-def kind(name: str) -> str:
-    """A signal's name without its layer."""
-    return name.partition("@")[0]
-
-
-def joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A signal of several images of one sample, one after another; of one image, as it is."""
-    axis = TOKEN_AXIS[kind(name)]
-    if axis is not None:
-        return torch.cat(list(values), axis)
-    return torch.stack(list(values)) if kind(name) == "class_query" else values[0]
-
 
 # --------------------------------------------------------------------------------------------------------- vision tower
 

@@ -10,9 +10,9 @@ import torch
 
 from ..contracts import Reduction
 from ..schedule import Cut
+from .abilities import TOKEN_AXIS, kind
 from .calls import BrokenPromiseError, Calls, Grid
 from .data import SEPARATOR
-from .signals import joined
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,19 @@ class _Seen:
     ) -> None:  # fmt: skip
         self.images, self.grids, self.keep = images, grids, keep
         self.tokens = torch.cat([tokens[i] for i in images])
-        self.signals = {name: joined(name, [values[i] for i in images]) for name, values in signals.items()}
+        self.signals = {name: _joined(name, [values[i] for i in images]) for name, values in signals.items()}
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
         return (self.tokens.shape, *(self.signals[name].shape for name in sorted(self.signals)))
+
+
+def _joined(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A signal of several images of one sample, one after another; of one image, as it is."""
+    axis = TOKEN_AXIS[kind(name)]
+    if axis is not None:
+        return torch.cat(list(values), axis)
+    return torch.stack(list(values)) if kind(name) == "class_query" else values[0]
 
 
 def _alike(seen: Sequence[_Seen]) -> list[list[_Seen]]:
