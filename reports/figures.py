@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ..results.store import write_atomically
 from .face import plain_face
 from .pareto import front
 from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
@@ -164,17 +166,20 @@ def write(
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, for three formats
-        _save(canvas, out / stem)
-    return inline((out / f"{stem}.svg").read_text(encoding="utf-8"), stem, titles)
+        drawn = _drawn(canvas)
+    for form, data in drawn.items():  # another process may write the same report, or read it
+        write_atomically(out / f"{stem}.{form}", data)
+    return inline(drawn["svg"].decode("utf-8"), stem, titles)
 
 
-def _save(canvas: Canvas, stem: Path) -> None:
-    """Each format by its own backend: `savefig` would write the same bytes, and draw everything twice to do so."""
-    path = {form: f"{stem}.{form}" for form in ("svg", "png", "pdf")}
-    FigureCanvasSVG(canvas).print_svg(path["svg"], metadata={"Date": None})
-    FigureCanvasPdf(canvas).print_pdf(path["pdf"], metadata={"CreationDate": None})
+def _drawn(canvas: Canvas) -> dict[str, bytes]:
+    """Each format by its own backend: `savefig` would make the same bytes, and draw everything twice to do so."""
+    made = {form: BytesIO() for form in ("svg", "pdf", "png")}
+    FigureCanvasSVG(canvas).print_svg(made["svg"], metadata={"Date": None})
+    FigureCanvasPdf(canvas).print_pdf(made["pdf"], metadata={"CreationDate": None})
     canvas.dpi = 150
-    FigureCanvasAgg(canvas).print_png(path["png"])
+    FigureCanvasAgg(canvas).print_png(made["png"])
+    return {form: file.getvalue() for form, file in made.items()}
 
 
 def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:
