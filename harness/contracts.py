@@ -162,6 +162,23 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Footage:
+    """What the frames of a clip were taken from.
+
+    Attributes:
+        numbers: of the frames, in the file.
+        count: how many frames they were chosen from.
+        rate: frames of the file in a second.
+        fitted: they have the size that the model is to see, and no processor resizes them.
+    """
+
+    numbers: tuple[int, ...]
+    count: int
+    rate: float
+    fitted: bool = False
+
+
+@dataclass(frozen=True)
 class Sample:
     """One item of a task.
 
@@ -170,6 +187,7 @@ class Sample:
         cluster_id: shared by samples that come from one picture or clip; intervals resample clusters.
         images: loaders of the pictures (RGB). A loader that raises makes the sample a bad input, in every cell alike.
         clip: the images are the frames of one clip, in order and of one size.
+        footage: where those frames stand in a file; None where nothing is known of their time.
         fingerprint: digest of everything that determines the sample; a stored record counts only while it is equal.
         question, answers: for question answering; any of the answers is right.
         regions: words or faces that a metric looks at.
@@ -194,6 +212,7 @@ class Sample:
     generation: Generation | None = None
     opens: Callable[[], Sample] | None = None
     clip: bool = False
+    footage: Footage | None = None
 
 
 class Task(Protocol):
@@ -215,7 +234,8 @@ class BorrowedTask(Protocol):
     """A task of another harness, opened for one family of models, with that harness's prompts and scores.
 
     `revision` is JSON-ready and says everything about the task that determines a prediction; `pixels` are limits of a
-    picture's size that the other harness sets for families that see pictures at their own resolution.
+    picture's size, the user's or those that the other harness sets for families that see pictures at their own
+    resolution.
     """
 
     metrics: tuple[BorrowedMetric, ...]
@@ -227,6 +247,21 @@ class BorrowedTask(Protocol):
 
     def samples(self, ids: Iterable[str]) -> tuple[Sample, ...]:
         """The samples of these ids."""
+
+
+def picture_limits(least: int | None, most: int | None, theirs: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Limits of a picture's size: the user's, else those of the harness that a task comes from.
+
+    Raises:
+        UserError: limits that leave no size.
+    """
+    if least is None and most is None:
+        return theirs
+    lower, upper = theirs or (1, 1 << 40)
+    least, most = least or lower, most or upper
+    if least > most:
+        raise UserError(f"--min-pixels {least} is above --max-pixels {most}.")
+    return least, most
 
 
 @dataclass(frozen=True)
@@ -260,14 +295,18 @@ class TaskCollection(Protocol):
     def family(self, name: str, include: Sequence[str]) -> str:
         """`vqa` or `video_qa`, without loading anything heavy."""
 
-    def open(self, name: str, *, family: str, include: Sequence[str], folder: Path | None) -> BorrowedTask:
+    def open(
+        self, name: str, *, family: str, include: Sequence[str], folder: Path | None,
+        pixels: tuple[int | None, int | None] = (None, None),
+    ) -> BorrowedTask:  # fmt: skip
         """Load a task as models of a family are asked it.
 
         Args:
             folder: a local copy of its data.
+            pixels: the user's limits of a picture's size; None leaves one to that harness.
 
         Raises:
-            UserError: its data cannot be had, or it is not ours to run.
+            UserError: its data cannot be had, it is not ours to run, or the limits leave no size.
         """
 
     def rows(self) -> Iterable[Mapping[str, object]]:

@@ -20,7 +20,6 @@ from .contracts import CONVENTIONS, Budget, Generation, Memo, Sample, UserError
 from .fitting import fit_compressor
 from .models import model_info, open_model
 from .models.calls import BudgetKind
-from .plan import picture_limits
 from .registry import registry
 from .spec import DTYPE_ALIASES, MethodChoice
 
@@ -63,16 +62,17 @@ class Toksweep(lmms):  # type: ignore[misc]
         self._info = info
         self.kind = cast(BudgetKind, entry.meta.get("budget_kind", "exact"))
         self.seed, self.batch_size_per_gpu = int(seed), int(batch_size)
-        self.wrapper = wrapper_of(info.family.name)
+        wrapper = wrapper_of(info.family.name)
         if prompts_as:
             named = [w for w in WRAPPERS.values() if w.name == prompts_as]
-            self.wrapper = named[0] if named else wrapper_of(prompts_as)
+            wrapper = named[0] if named else wrapper_of(prompts_as)
+        self.wrapper = wrapper.limited(min_pixels, max_pixels)
         self.seen = open_model(
             info.ref, device=device, dtype=DTYPE_ALIASES.get(dtype, dtype), attention=attention,
             text_encoder=info.text_encoder.ref if info.text_encoder else None,
         )  # fmt: skip
-        if pixels := picture_limits(min_pixels, max_pixels, self.wrapper.pixels):
-            self.seen.limit_pixels(*pixels)
+        if self.wrapper.pixels:
+            self.seen.limit_pixels(*self.wrapper.pixels)
         self.failed = 0
         self._tasks: dict[str, LmmsTask] = {}
 

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from ..results.store import Cell, MetricInfo
 from .borrowing import collection_of, inner, is_borrowed, task_entry
-from .contracts import Budget, Listed, Metric, Refusal, Sample, Task, UserError
+from .contracts import Budget, Listed, Metric, Refusal, Sample, Task, UserError, picture_limits
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .fitting import asks_text_encoder, check_budgets, check_task, fit_compressor, verified
 from .models import ModelInfo, model_info
@@ -169,8 +169,9 @@ def _borrowed(entry: Entry, spec: SweepSpec, model: ModelInfo | None) -> _Materi
     assert model is not None
     folder = spec.data.get(entry.name)
     opened = collection_of(entry).open(
-        inner(entry.name), family=model.family.name, include=spec.include_path, folder=Path(folder) if folder else None
-    )
+        inner(entry.name), family=model.family.name, include=spec.include_path, folder=Path(folder) if folder else None,
+        pixels=(spec.min_pixels, spec.max_pixels),
+    )  # fmt: skip
     chosen, subset = _subset(list(opened.listed()), spec.sections[str(entry.meta["family"])].limit, spec.subset)
     metrics: list[tuple[MetricInfo, Metric]] = [
         (
@@ -183,24 +184,7 @@ def _borrowed(entry: Entry, spec: SweepSpec, model: ModelInfo | None) -> _Materi
         for m in opened.metrics
     ]  # fmt: skip
     samples = opened.samples(s.id for s in chosen)
-    return _Material(
-        samples, subset, metrics, opened.revision, picture_limits(spec.min_pixels, spec.max_pixels, opened.pixels)
-    )
-
-
-def picture_limits(least: int | None, most: int | None, theirs: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Limits of a picture's size: the user's, else those of the harness that a task comes from.
-
-    Raises:
-        UserError: limits that leave no size.
-    """
-    if least is None and most is None:
-        return theirs
-    lower, upper = theirs or (1, 1 << 40)
-    least, most = least or lower, most or upper
-    if least > most:
-        raise UserError(f"--min-pixels {least} is above --max-pixels {most}.")
-    return least, most
+    return _Material(samples, subset, metrics, opened.revision, opened.pixels)
 
 
 def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S, ...], str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from ..contracts import Compressor, Memo, ModelShape, Sample, Stage, Survival, Turn, UserError
+from ..contracts import Compressor, Footage, Memo, ModelShape, Sample, Stage, Survival, Turn, UserError
 from ..schedule import Schedule, cuts
 from ..watching import Watch
 from .abilities import READABLE, TOWER, FamilyInfo
@@ -84,7 +84,7 @@ class VisionLanguageModel(ABC):
     def tokenise(self, prompts: list[str], pictures: list[Image]) -> tuple[torch.Tensor, torch.Tensor, Sequence[Shown]]:
         """`input_ids` and `attention_mask` (left-padded) of a batch, and in prompt order all its pictures."""
 
-    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+    def show_clip(self, prompt: str, frames: Sequence[Image], footage: Footage | None) -> tuple[torch.Tensor, Shown]:
         """`input_ids` [length] of a prompt with one clip, whose frames are all shown, and the clip; for families that
         show clips as such."""
         raise NotImplementedError(f"the family {self.family} shows no clips")

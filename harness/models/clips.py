@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..contracts import Sample
+from ..contracts import Footage, Sample
 from .anyres import Anyres
 from .calls import Grid
 from .data import Crop, Frame, Shown, Sight
@@ -31,7 +31,7 @@ class Clips(Llava):
             return super().prompt(sample, images)
         return f"USER: {self.video_token}\n{sample.question or ''} ASSISTANT:"
 
-    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+    def show_clip(self, prompt: str, frames: Sequence[Image], footage: Footage | None) -> tuple[torch.Tensor, Shown]:
         assert self.shape.frame is not None
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=[prompt], videos=[list(frames)], do_sample_frames=False,

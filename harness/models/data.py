@@ -58,9 +58,11 @@ class Frame(Crop):
 
     Attributes:
         frames: numbers, within the clip, and pictures of all of them.
+        seconds: from it to the next, where positions tell the time.
     """
 
     frames: tuple[tuple[int, Image], ...] = ()
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True)

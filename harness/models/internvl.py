@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..contracts import ModelShape, UserError
+from ..contracts import Footage, ModelShape, UserError
 from .abilities import FamilyInfo, joining_patches, kind, with_clips
 from .base import VisionLanguageModel
 from .calls import Grid
@@ -90,7 +90,7 @@ class InternVL(VisionLanguageModel):
         tiles = [(x * wide, y * high, (x + 1) * wide, (y + 1) * high) for y in range(rows) for x in range(columns)]
         return [*(tiles if len(tiles) > 1 else ()), (0, 0, size[0], size[1])]
 
-    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+    def show_clip(self, prompt: str, frames: Sequence[Image], footage: Footage | None) -> tuple[torch.Tensor, Shown]:
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
             text=[prompt], videos=[list(frames)], do_sample_frames=False, return_tensors="pt"
         )

@@ -80,7 +80,8 @@ def _clips(
             raise UserError(f"Sample {sample.id} is no clip, and a batch holds clips or pictures: ask in tasks apart.")
         if len({frame.size for frame in own}) > 1:
             raise UserError(f"The frames of clip {sample.id} differ in size: bring them to one size.")
-    clips = [model.show_clip(prompt, own) for prompt, own in zip(prompts, pictures, strict=True)]
+    asked = zip(prompts, pictures, samples, strict=True)
+    clips = [model.show_clip(prompt, own, sample.footage) for prompt, own, sample in asked]
     padded = model.tokenizer.pad({"input_ids": [ids.tolist() for ids, _ in clips]}, return_tensors="pt")
     ids = padded["input_ids"]
     video = getattr(model.model.config, "video_token_id", None)

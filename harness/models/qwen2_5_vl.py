@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..contracts import ModelShape, UserError
+from ..contracts import Footage, ModelShape, UserError
 from .abilities import FamilyInfo, joining_patches, kind, with_clips
 from .base import VisionLanguageModel
 from .calls import Grid
@@ -27,14 +27,15 @@ NOMINAL = (24, 24)
 """Rows and columns of visual tokens that plans and costs are made for: 576, as in LLaVA-1.5."""
 RATE = 2.0
 """Frames of a clip in a second, as the authors' own tools sample them (`FPS` of qwen-vl-utils, `fps` of Qwen3-VL's
-processor): samples say nothing of time."""
+processor), where a sample says nothing of time."""
 
 
 class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     """Qwen2.5-VL on pictures and clips: the merger makes one visual token of 2 x 2 patches.
 
     The tower joins every two frames of a clip to one image, the last of an odd number with itself, and sees each of
-    these by itself. In the prompt their positions are a second apart, at two frames a second.
+    these by itself. In the prompt their positions are as far apart as they are in time: a second, at two frames a
+    second, where a sample says nothing of it.
 
     There is no class token. `received_attention` is, per token, the mean over its four patches of the tower's mean row,
     in window layers of the rows of the same window, as HiPrune's authors do for Qwen. Positions are three numbers,
@@ -74,19 +75,22 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
     def limit_pixels(self, least: int, most: int) -> None:
         self.processor.image_processor.size = {"shortest_edge": least, "longest_edge": most}  # type: ignore[attr-defined]
 
-    def show_clip(self, prompt: str, frames: Sequence[Image]) -> tuple[torch.Tensor, Shown]:
+    def show_clip(self, prompt: str, frames: Sequence[Image], footage: Footage | None) -> tuple[torch.Tensor, Shown]:
         count = len(frames)
+        taken = footage or Footage(tuple(range(count)), count, RATE)
+        told = {"total_num_frames": taken.count, "fps": taken.rate, "frames_indices": list(taken.numbers)}
         inputs: Mapping[str, torch.Tensor] = self.processor(  # type: ignore[operator]
-            text=[prompt], videos=[list(frames)], do_sample_frames=False, return_tensors="pt",
-            video_metadata=[{"total_num_frames": count, "fps": RATE, "frames_indices": list(range(count))}],
+            text=[prompt], videos=[list(frames)], video_metadata=[told], do_sample_frames=False, return_tensors="pt",
+            **({"do_resize": False} if taken.fitted else {}),
         )  # fmt: skip
         images, high, wide = inputs["video_grid_thw"][0].tolist()
+        seconds = float(inputs["second_per_grid_ts"][0]) if "second_per_grid_ts" in inputs else 1.0
         numbered, grid = list(enumerate(frames)), (high // self._merge, wide // self._merge)
         joined = [tuple(numbered[start : start + self._joins]) for start in range(0, count, self._joins)]
         under = (0, 0, *frames[0].size)
         return inputs["input_ids"][0], Shown(
             tuple(
-                Frame(pixels, grid, own[0][1], under, frames=own)
+                Frame(pixels, grid, own[0][1], under, frames=own, seconds=seconds)
                 for pixels, own in zip(inputs["pixel_values_videos"].chunk(images), joined, strict=True)
             )
         )
@@ -130,18 +134,19 @@ class Qwen2_5_VL(VisionLanguageModel):  # noqa: N801 - as transformers spells it
         starts = [number for number, crop in enumerate(crops) if isinstance(crop, Frame) and crop.frames[0][0] == 0]
         given: dict[str, Any] = {"image_grid_thw": grids}
         if starts:
-            given = self._clips_at(starts, grids)
+            apart = torch.tensor([crop.seconds for crop in crops if isinstance(crop, Frame)])[starts]
+            given = self._clips_at(starts, grids) | {"second_per_grid_ts": apart}
         position: torch.Tensor = self._core.get_rope_index(
             ids, kinds * (2 if starts else 1), attention_mask=valid.long(), **given
         )[0]
         return position
 
     def _clips_at(self, starts: Sequence[int], grids: torch.Tensor) -> dict[str, Any]:
-        """Grids of clips that begin at some images, and how far these are apart in time."""
+        """Grids of clips that begin at some images."""
         clips = grids[list(starts)]
         ends = [*starts[1:], len(grids)]
         clips[:, 0] = torch.tensor(ends, device=clips.device) - torch.tensor(starts, device=clips.device)
-        return {"video_grid_thw": clips, "second_per_grid_ts": [self._joins / RATE] * len(starts)}
+        return {"video_grid_thw": clips}
 
     @contextmanager
     def listening(self, reads: frozenset[str], crops: Sequence[Crop]) -> Iterator[dict[str, Sequence[torch.Tensor]]]:

@@ -12,12 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...harness.contracts import BorrowedTask, Generation, Listed, Sample, Turn, UserError
+from ...harness.contracts import BorrowedTask, Footage, Generation, Listed, Sample, Turn, UserError
 from . import aggregation, library
 from .catalogue import tasks_folder
-from .frames import frames
+from .frames import film
 from .scoring import Judge, LmmsMetric, holds_on_subsets, probes
-from .wrappers import Wrapper
+from .wrappers import Wrapper, part_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -174,13 +174,14 @@ class LmmsTask(BorrowedTask):
         """
         turns: list[Turn] = []
         pictures: list[Image] = []
+        footage = None
         for message in library.messages(self.task, at):
             content: list[str | None] = []
             for part in message.content:
                 if part.type == "text":
                     content.append(part.text)
                     continue
-                shown = self._shown(part)
+                shown, footage = self._shown(part)
                 pictures += shown
                 content += [None] * (1 if sample.clip else len(shown))
             turns.append(Turn(message.role, tuple(content)))
@@ -194,12 +195,13 @@ class LmmsTask(BorrowedTask):
             images=tuple(_loader(p) for p in pictures),
             question="\n".join(asked),
             turns=tuple(turns),
+            footage=footage if sample.clip else None,
             opens=None,
         )
 
-    def _shown(self, part: Any) -> list[Image]:
+    def _shown(self, part: Any) -> tuple[list[Image], Footage | None]:
         if part.type == "image":
-            return [self.wrapper.sees(_picture(part.url))]
+            return [self.wrapper.sees(_picture(part.url))], None
         if part.type != "video":
             raise ValueError(f"{self.name} holds {part.type}, which no family of ours takes")
         place, span = part.url, (part.start_time, part.end_time)
@@ -207,9 +209,11 @@ class LmmsTask(BorrowedTask):
             span = place.get("video_start"), place.get("video_end")
             place = place.get("url") or place.get("path") or place.get("video")
         if isinstance(place, list | tuple):
-            return [self.wrapper.sees(_picture(f)) for f in place]
-        limits = None if span == (None, None) else (span[0] or 0.0, span[1] if span[1] is not None else float("inf"))
-        return frames(Path(place), self.wrapper.frame_numbers, limits)
+            return [self.wrapper.sees(_picture(f)) for f in place], None
+        shown = film(Path(place), lambda count, rate: self.wrapper.frame_numbers(*part_of(count, rate, span)))
+        _, counted = part_of(shown.count, shown.rate, span)
+        footage = Footage(tuple(shown.numbers), counted, shown.rate, fitted=self.wrapper.frame_pixels is not None)
+        return self.wrapper.sees_clip(shown.frames), footage
 
     # ---------------------------------------------------------------------------------------------------------- metrics
 

@@ -48,7 +48,10 @@ class Lmms:
     def family(self, name: str, include: Sequence[str]) -> str:
         return find(name, include).family
 
-    def open(self, name: str, *, family: str, include: Sequence[str], folder: Path | None) -> LmmsTask:
+    def open(
+        self, name: str, *, family: str, include: Sequence[str], folder: Path | None,
+        pixels: tuple[int | None, int | None] = (None, None),
+    ) -> LmmsTask:  # fmt: skip
         from tenacity import RetryError
 
         from . import library
@@ -60,7 +63,7 @@ class Lmms:
             _check_reachable(row)
         if row.note:
             log.warning("lmms:%s: %s", name, row.note)
-        wrapper = wrapper_of(family)
+        wrapper = wrapper_of(family).limited(*pixels)
         try:
             task = library.load(name, yaml, wrapper.name, _copy(folder, yaml) if folder else {})
         except RetryError as error:

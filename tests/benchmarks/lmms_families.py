@@ -1,7 +1,9 @@
 """Parity with lmms-eval's wrapper of every family of ours: `python tests/benchmarks/lmms_families.py OUT`.
 
-Five local tasks are asked of a tiny checkpoint of each family by lmms-eval's command, in the dtype that the wrapper
-takes, and by ours. Prints a row per family and task; exits with 1 where a prediction or a figure differs.
+Five local tasks, and one on clips where the wrapper can show any, are asked of a tiny checkpoint of each family by
+lmms-eval's command, in the dtype that the wrapper takes, and by ours. Prints a row per family and task; exits with 1
+where a prediction or a figure differs. InternVL's wrapper decodes clips with torchcodec, and is asked about pictures
+alone where that cannot be loaded.
 """
 
 from __future__ import annotations
@@ -14,51 +16,74 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "support")]
 
 import families  # noqa: E402
+import lmms_clips  # noqa: E402
 import lmms_local  # noqa: E402
 
 NAMES = ("yes_no", "word", "letters", "pairs", "messages")
-SIZES = {"min_pixels": 512, "max_pixels": 1280}
-"""Qwen2.5-VL's wrapper would show the tiny checkpoint thousands of tokens."""
+SIZES = tuple(f"{k}={v}" for k, v in lmms_clips.SIZES.items())
+"""Of pictures and frames: the wrappers of Qwen would show a tiny checkpoint thousands of tokens. Qwen3-VL's limits
+frames alone, and ours both, so that it is asked about pictures without."""
 CASES = {
-    "internvl": ("internvl_hf", "max_patches=2", "bf16"),
-    "llava_next": ("llava_hf", "dtype=float32", "fp32"),
-    "llava_onevision": ("llava_hf", "dtype=float32", "fp32"),
-    "qwen2_5_vl": ("qwen2_5_vl", ",".join(f"{k}={v}" for k, v in SIZES.items()), "bf16"),
-    "qwen3_vl": ("qwen3_vl", "", "bf16"),
+    "internvl": ("internvl_hf", ("max_patches=2",), "bf16", NAMES),
+    "internvl-clips": ("internvl_hf", (), "bf16", ("long",)),
+    "llava_next": ("llava_hf", ("dtype=float32",), "fp32", NAMES),
+    "llava_onevision": ("llava_hf", ("dtype=float32",), "fp32", NAMES),
+    "qwen2_5_vl": ("qwen2_5_vl", SIZES, "bf16", (*NAMES, "video")),
+    "qwen3_vl": ("qwen3_vl", (), "bf16", NAMES),
+    "qwen3_vl-clips": ("qwen3_vl", SIZES, "bf16", ("long",)),
 }
-"""By family: wrapper, its arguments beside the device, and the dtype that it loads a checkpoint in."""
+"""By family: wrapper, its arguments beside the device, the dtype that it loads a checkpoint in, and tasks."""
 
 
 def main(out: Path) -> int:
     """Run both sides of every family and compare."""
     tasks = lmms_local.save_tasks(out / "tasks")
-    names = [f"local_{n}" for n in NAMES]
-    asked = ",".join(names)
+    lmms_clips.save_tasks(out / "tasks")
+    cases = {k: v for k, v in CASES.items() if k != "internvl-clips" or _decodes()}
     runs = []
-    for family, (wrapper, arguments, _) in CASES.items():
-        folder = families.save(out / family, family)
-        if not (folder / "chat_template.jinja").exists():
-            (folder / "chat_template.jinja").write_text(lmms_local.TEMPLATE)
-        given = ",".join(filter(None, (f"pretrained={folder},device=cpu,device_map=cpu", arguments)))
+    for case, (wrapper, arguments, _, names) in cases.items():
+        _save(out / case, case.removesuffix("-clips"))
+        given = ",".join((f"pretrained={out / case},device=cpu,device_map=cpu", *arguments))
         runs.append(
-            ["--model", wrapper, "--model_args", given, "--tasks", asked, "--log_samples",
-             "--include_path", str(tasks), "--output_path", str(out / f"theirs-{family}"), "--batch_size", "1"]
+            ["--model", wrapper, "--model_args", given, "--tasks", ",".join(f"local_{n}" for n in names),
+             "--log_samples", "--include_path", str(tasks), "--output_path", str(out / f"theirs-{case}"),
+             "--batch_size", "1"]
         )  # fmt: skip
     log = lmms_local.cli(runs, out)
-    flags = [flag for n in names for flag in ("--task", f"lmms:{n}")]
     wrong = 0
-    for family, (_, _, dtype) in CASES.items():
-        sizes = [x for k, v in SIZES.items() for x in ("--" + k.replace("_", "-"), str(v))]
+    for case, (_, arguments, dtype, names) in cases.items():
+        flags = [flag for n in names for flag in ("--task", f"lmms:local_{n}")]
+        if arguments == SIZES:
+            flags += [x for k, v in lmms_clips.SIZES.items() for x in ("--" + k.replace("_", "-"), str(v))]
         subprocess.run(
-            ["toksweep", "sweep", "--model", str(out / family), *flags, "--include-path", str(tasks), "--no-floors",
-             "--method", "none", "--dtype", dtype, *(sizes if family == "qwen2_5_vl" else []), "--out",
-             str(out / f"ours-{family}")],
+            ["toksweep", "sweep", "--model", str(out / case), *flags, "--include-path", str(tasks), "--no-floors",
+             "--method", "none", "--dtype", dtype, "--out", str(out / f"ours-{case}")],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        for row in lmms_local.compare(out / f"theirs-{family}", out / f"ours-{family}", log=log):
-            print(json.dumps({"family": family, **row}))
+        for row in lmms_local.compare(out / f"theirs-{case}", out / f"ours-{case}", log=log):
+            print(json.dumps({"family": case, **row}))
             wrong += row["predictions_differing"] + row["figures_differing"]
     return int(wrong > 0)
+
+
+def _save(folder: Path, family: str) -> None:
+    """A tiny checkpoint with a chat template, and with positions for 32 frames."""
+    if family.startswith("qwen"):
+        lmms_clips.save_qwen(folder, family)
+        return
+    families.save(folder, family)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 2048
+    (folder / "config.json").write_text(json.dumps(config))
+    if not (folder / "chat_template.jinja").exists():
+        (folder / "chat_template.jinja").write_text(lmms_local.TEMPLATE)
+
+
+def _decodes() -> bool:
+    """Can torchcodec be loaded?"""
+    from transformers.utils import is_torchcodec_usable
+
+    return bool(is_torchcodec_usable(decode="video"))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,17 @@ import json
 import subprocess
 import sys
 
-import lmms_local
+import lmms_clips
 import numpy as np
 import pytest
 from toksweep.harness.borrowing import expand, task_entry
 from toksweep.harness.contracts import UserError
 from toksweep.results.aggregation import bootstrap
 from toksweep.tasks.lmms.catalogue import catalogue, read, write
-from toksweep.tasks.lmms.frames import frames
+from toksweep.tasks.lmms.frames import film
 from toksweep.tasks.lmms.scoring import holds_on_subsets
 from toksweep.tasks.lmms.values import decode, encode
-from toksweep.tasks.lmms.wrappers import wrapper_of
+from toksweep.tasks.lmms.wrappers import part_of, wrapper_of
 
 
 def reason(name, copied=False):
@@ -121,11 +121,45 @@ def test_raw_values_survive_json():
 
 
 def test_frames_are_those_of_the_wrapper():
-    qwen, llava = wrapper_of("qwen2_5_vl"), wrapper_of("llava")
-    assert list(qwen.frame_numbers(7)) == [0, 1, 2, 4, 5, 6]  # an even number
-    assert list(llava.frame_numbers(3))[:12] == [0] * 12  # a short clip repeats its frames
-    assert len(llava.frame_numbers(3)) == len(llava.frame_numbers(500)) == 32
-    assert llava.frame_numbers(500)[-1] == 499
+    qwen, llava, intern = (wrapper_of(family) for family in ("qwen2_5_vl", "llava", "internvl"))
+    assert list(qwen.frame_numbers(0, 7)) == [0, 1, 2, 4, 5, 6]  # an even number
+    assert list(llava.frame_numbers(0, 3))[:12] == [0] * 12  # a short clip repeats its frames
+    assert len(llava.frame_numbers(0, 3)) == len(llava.frame_numbers(0, 500)) == 32
+    assert llava.frame_numbers(0, 500)[-1] == 499
+    assert list(intern.frame_numbers(0, 320))[:3] == [5, 15, 25]  # middles of 32 parts
+    assert list(intern.frame_numbers(100, 3)) == [100, 101, 102]
+
+
+def test_a_part_of_a_clip_and_its_frames_as_a_qwen_sees_them_are_those_of_qwen_vl_utils(monkeypatch):
+    import torch
+    from PIL import Image
+    from qwen_vl_utils import vision_process as theirs
+
+    for span in ((1.0, 2.0), (None, 2.01), (0.33, None), (None, None), (1.5, 99.0)):
+        asked = {k: v for k, v in zip(("video_start", "video_end"), span, strict=True) if v is not None}
+        first, _, count = theirs.calculate_video_frame_range(asked, 90, 29.97)
+        assert part_of(90, 29.97, span) == (first, count)
+    with pytest.raises(ValueError, match="lies between 5"):
+        part_of(90, 29.97, (5.0, None))
+    sizes = set()
+    for family, factor in (("qwen2_5_vl", 28), ("qwen3_vl", 32)):
+        for (wide, high), count, context in (((640, 360), 4, 128000), ((90, 700), 2, 128000), ((1100, 900), 6, 900)):
+            monkeypatch.setattr(theirs, "MODEL_SEQ_LEN", context)
+            noise = np.random.default_rng(0).integers(0, 255, (count, high, wide, 3), dtype=np.uint8)
+            read = torch.from_numpy(noise).permute(0, 3, 1, 2), {}, 2.0
+            monkeypatch.setitem(theirs.VIDEO_READER_BACKENDS, theirs.get_video_reader_backend(), lambda _, r=read: r)
+            wrapper = wrapper_of(family)
+            least, most = wrapper.frame_pixels
+            asked = {"video": "a.mp4", "min_pixels": least, "max_pixels": most}
+            want = theirs.fetch_video(asked, image_patch_size=factor // 2)
+            seen = wrapper.sees_clip([Image.fromarray(frame) for frame in noise])
+            assert (np.stack([np.asarray(frame) for frame in seen]) == want.permute(0, 2, 3, 1).numpy()).all()
+            sizes.add(seen[0].size)
+    assert len(sizes) == 6
+    narrow = wrapper_of("qwen2_5_vl").limited(784, 4704)
+    assert narrow.pixels == narrow.frame_pixels == (784, 4704)
+    with pytest.raises(UserError, match="--min-pixels 200704 is above --max-pixels 4704"):
+        wrapper_of("qwen3_vl").limited(None, 4704)
 
 
 def test_a_sum_and_a_fixed_denominator_are_seen_to_need_the_whole_set_and_a_ratio_is_not():
@@ -155,20 +189,20 @@ def test_an_aggregation_gets_an_interval_over_clusters_whose_copies_are_told_apa
     assert np.isnan(whole.value)
 
 
-def test_frames_are_the_same_at_every_call_and_those_of_another_decoder():
+def test_frames_are_the_same_at_every_call_and_those_of_another_decoder(tmp_path):
     decord = pytest.importorskip("decord")
-    clip = lmms_local.data_folder() / "videos" / "videos" / "arm_wrestling.mp4"
-    numbers = [0, 7, 7, 100, 279]
-    found = [np.asarray(f) for f in frames(clip, lambda count: numbers if count == 280 else [])]
-    again = [np.asarray(f) for f in frames(clip, lambda count: numbers)]
-    theirs = decord.VideoReader(str(clip)).get_batch(numbers).asnumpy()
-    assert all((a == b).all() for a, b in zip(found, again, strict=True))
-    assert all((a == b).all() for a, b in zip(found, theirs, strict=True))
-    seconds = frames(clip, lambda count: [0, count - 1], span=(1.0, 2.0))  # 28 frames a second
-    assert (np.asarray(seconds[0]) == np.asarray(frames(clip, lambda count: [28])[0])).all()
+    for rate, count, size, stated in lmms_clips.CLIPS:
+        clip = lmms_clips.write_clip(tmp_path / f"{count}.mp4", rate, count, size, stated=stated)
+        numbers = [0, 5, 5, count // 2, count - 1]
+        found, again = (film(clip, lambda *_, chosen=numbers: chosen) for _ in range(2))
+        theirs = decord.VideoReader(str(clip)).get_batch(numbers).asnumpy()
+        pictures = [np.asarray(frame) for frame in found.frames]
+        assert (found.numbers, found.count, found.rate) == (numbers, count, pytest.approx(float(rate)))
+        assert all((a == np.asarray(b)).all() for a, b in zip(pictures, again.frames, strict=True))
+        assert all((a == b).all() for a, b in zip(pictures, theirs, strict=True))
 
 
 def test_a_file_that_is_no_clip_is_an_error(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no clip")
     with pytest.raises(ValueError, match="Invalid data"):
-        frames(tmp_path / "a.mp4", lambda count: [0])
+        film(tmp_path / "a.mp4", lambda count, rate: [0])

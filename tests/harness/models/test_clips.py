@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.contracts import Footage, Refusal, Region, Sample, Stage, UserError
 from toksweep.harness.fitting import check_task
 from toksweep.harness.listing import serving
 from toksweep.harness.models import ModelInfo, describe
@@ -125,6 +125,25 @@ def test_positions_are_the_models_own_and_an_answer_stands_behind_the_text_even_
     for logits in theirs.logits:
         close(state.logits, logits, 1e-5)
         state = model.decode_step(state)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@PLAIN
+def test_time_is_that_of_the_file_where_it_is_known_and_fitted_frames_keep_their_size(opened, family):
+    model, footage = opened(f"{family}-clip", "sdpa"), Footage((0, 40, 80, 120), 160, 20.0)
+    still = prepared(model)
+    one = prepared(model, footage=footage)
+    if family == "qwen2_5_vl":  # two frames are four seconds apart, and the tower's two tokens a second
+        apart = model.positions(one.input_ids, one.attention_mask, one.crops)[0, 0].diff().max()
+        assert apart == 4 * model.model.config.vision_config.tokens_per_second
+        assert [crop.seconds for crop in (*still.crops, *one.crops)] == [1, 1, 4, 4]
+    large = vlm.clip(3, 4, (96, 48))
+    sample = Sample("s", "s", (), "s", question="what?", clip=True)
+    grids = [
+        model.prepare([dataclasses.replace(sample, footage=own)], [large]).crops[0].grid
+        for own in (footage, dataclasses.replace(footage, fitted=True))
+    ]
+    assert grids[1] == (6, 12) != grids[0]
 
 
 # ------------------------------------------------------------------------------------------ pooling, and smaller frames
