@@ -17,6 +17,8 @@ from toksweep.harness.spec import load_spec
 from toksweep.harness.sweep import run_sweep
 from toksweep.results.aggregate import table
 from toksweep.results.store import ResultsFolder
+from toksweep.tasks.lmms import borrowed
+from toksweep.tasks.lmms.frames import film
 
 NAMES = ("yes_no", "word", "letters", "anls", "pairs", "two_pictures", "messages")
 FRAGILE = '''
@@ -204,6 +206,23 @@ def test_a_failed_sample_enters_as_an_empty_answer_with_the_worst_score_and_a_sp
         assert record.scores["pair_score"].raw[0]["score"] == 0
     right = sum(r.scores["pair_total"].items[0][0] for r in found)
     assert rows.loc["fragile"].value == right / 40
+
+
+def test_a_clip_that_cannot_be_decoded_is_in_no_cell_and_every_clip_is_decoded_once_for_all_cells(
+    anywhere, monkeypatch
+):
+    decoded = []
+    monkeypatch.chdir(anywhere)
+    monkeypatch.setattr(borrowed, "film", lambda path, choose: decoded.append(path.name) or film(path, choose))
+    swept("ours-films", ["films"], models=["qwen"], methods=["none", "divprune"], budgets=["50%"], **lmms_clips.SIZES)
+    assert sorted(decoded) == sorted(["clip0.mp4", "clip1.mp4", "broken.mp4", "clip3.mp4"] * 3)
+    cells = table(ResultsFolder(anywhere / "ours-films")).set_index("label")
+    for label in ("none", "divprune"):
+        row, found = cells.loc[label], records(anywhere / "ours-films", "local_films", label)
+        assert (row.n, row.n_bad_input, row.n_failed, row.status) == (9, 3, 0, "complete")
+        bad = [r for r in found if r.status == "bad_input"]
+        assert [r.sample_id for r in bad] == [r.sample_id for r in found[6:9]]
+        assert all("Invalid data" in r.error for r in bad)
 
 
 def test_a_task_of_the_catalogue_reads_a_local_copy_of_its_data(home, here, tmp_path):
