@@ -41,7 +41,7 @@ class Row:
         members: of a group or tag.
         reason: why it is not ours to run; empty where it is.
         sibling: a task that asks the same and is ours.
-        note: what to know before it starts.
+        note: what to know before it starts, or of a group what is left out.
     """
 
     name: str
@@ -116,8 +116,21 @@ def own_tasks(folders: Iterable[str]) -> dict[str, Row]:
                     file=str(path.resolve()), reason=_own_reason(data),
                 )  # fmt: skip
             elif isinstance(named, list) and isinstance(data.get("group"), str):
-                found[data["group"]] = Row(data["group"], "group", members=members(named), file=str(path.resolve()))
+                found[data["group"]] = Row(
+                    data["group"], "group", members=members(named), file=str(path.resolve()), note=group_note(data)
+                )
     return found
+
+
+def group_note(data: Mapping[str, Any]) -> str:
+    """What is left out of a group: a figure that is no mean of its tasks' figures."""
+    asked = data.get("aggregate_metric_list") or ()
+    own = [str(a.get("metric")) for a in asked if isinstance(a, dict) and a.get("aggregation", "mean") != "mean"]
+    if not own:
+        return ""
+    return (
+        f"its tasks are run; its own {', '.join(own)} are not, for a Python function makes them of its tasks' figures"
+    )
 
 
 def members(listed: Iterable[Any]) -> tuple[str, ...]:

@@ -38,11 +38,13 @@ class Lmms:
         row = find(name, include)
         if row.kind != "group":
             return ()
+        if row.note:
+            log.warning("lmms:%s: %s", name, row.note)
         members = tuple(dict.fromkeys(leaf.name for leaf in leaves(row, include)))
         return tuple(
             GroupFigure(name, members, str(asked["metric"]), bool(asked.get("weight_by_size", False)))
             for asked in read_yaml(tasks_folder() / row.file).get("aggregate_metric_list") or ()
-            if asked.get("aggregation", "mean") == "mean"  # functions of a group's own are not run
+            if asked.get("aggregation", "mean") == "mean"
         )
 
     def family(self, name: str, include: Sequence[str]) -> str:
@@ -85,6 +87,7 @@ class Lmms:
             if row.media == "text":
                 continue
             shows = f"{row.kind} of {len(row.members)}" if row.members else row.output
+            shows += f"; {row.note}" if row.note else ""
             mend = f"; take lmms:{row.sibling}" if row.sibling else ""
             yield {
                 "name": f"lmms:{row.name}",

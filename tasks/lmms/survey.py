@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .catalogue import Row, members, read_yaml
+from .catalogue import Row, group_note, members, read_yaml
 
 JUDGES = frozenset((
     "openai", "OpenAI", "AzureOpenAI", "anthropic", "genai", "get_server", "ProviderFactory", "llm_judge",
@@ -57,7 +57,7 @@ def _rows(path: Path, folder: Path, data: Mapping[str, Any]) -> Iterator[Row]:
     file = str(path.relative_to(folder))
     task, group = data.get("task"), data.get("group")
     if isinstance(task, list) and isinstance(group, str):
-        yield Row(group, "group", members=members(task), file=file)
+        yield Row(group, "group", members=members(task), file=file, note=group_note(data))
     if not isinstance(task, str):
         return
     output = str(data.get("output_type", "generate_until"))

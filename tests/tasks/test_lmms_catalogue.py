@@ -7,7 +7,7 @@ import sys
 import lmms_clips
 import numpy as np
 import pytest
-from toksweep.harness.borrowing import expand, task_entry
+from toksweep.harness.borrowing import expand, group_figures, task_entry
 from toksweep.harness.contracts import UserError
 from toksweep.results.aggregation import bootstrap
 from toksweep.tasks.lmms.catalogue import catalogue, read, write
@@ -75,6 +75,21 @@ def test_a_group_stands_for_its_tasks(monkeypatch):
     found = expand(["lmms:mvbench"], (), [])
     assert len(found) == 20
     assert "lmms:mvbench_action_count" in found
+
+
+def test_a_figure_of_a_group_that_a_function_of_its_own_makes_is_left_out_and_said_so(tmp_path, caplog):
+    mean = {f.metric for f in group_figures(["lmms:blink"], ())}
+    assert mean == {"blink_acc"}
+    assert caplog.text == ""
+    assert group_figures(["lmms:wm_abench"], ()) == ()
+    assert "lmms:wm_abench: its tasks are run; its own wm_abench_acc, " in caplog.text
+    (tmp_path / "both.yaml").write_text(
+        "group: both\ntask: [mme, pope]\naggregate_metric_list:\n  - {metric: acc}\n"
+        "  - {metric: worst, aggregation: !function utils.smallest}\n"
+    )
+    (found,) = group_figures(["lmms:both"], [str(tmp_path)])
+    assert (found.name, found.metric, found.members) == ("lmms:both", "acc", ("lmms:mme", "lmms:pope"))
+    assert "its own worst are not" in caplog.text
 
 
 def test_a_collection_without_a_task_is_named():
