@@ -80,6 +80,12 @@ def resample_means(sides: Sequence[tuple[Array, Array]], *, rounds: int = 2000, 
     return _resampled(means, rounds=rounds, seed=seed) if means else []
 
 
+def draw_clusters(rounds: int, clusters: int, seed: int = 0) -> Array:
+    """[rounds, clusters] how often each cluster is drawn: the first rounds of those that means are resampled by, for
+    figures that are costly to compute anew."""
+    return _resample(np.random.default_rng(seed), rounds, clusters)
+
+
 def cluster_bootstrap(
     sums: Array, counts: Array, *, rounds: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:

@@ -27,8 +27,9 @@ Places = dict[tuple[object, ...], list[Cell]]
 class Comparison:
     """b - a under one metric of one task; `difference` is None where the two cannot be compared, and `note` says why.
 
-    `verdict` is `a is better`, `b is better`, `tie` (the interval holds 0), `illustrative` (fewer than 30 clusters) or
-    `not comparable`. `flips` are there for answers, of methods without several seeds.
+    `verdict` is `a is better`, `b is better`, `tie` (the interval holds 0), `illustrative` (fewer than 30 clusters),
+    `no interval` (the figure cannot be made of resampled clusters) or `not comparable`. `flips` are there for answers,
+    of methods without several seeds.
     """
 
     task: str
@@ -150,12 +151,16 @@ def _one(
     if got is None:
         return _not_comparable(about, "; ".join(filter(None, ["no sample is scored in both", note, changed])))
     d = got.difference
+    if math.isnan(d.value):
+        return _not_comparable(about, "the metric's own aggregation fails on the samples that both have")
     asked = {i for c in (*a, *b) for i in c.sample_ids}
     if got.n_samples < len(asked):
         few = f"{got.n_samples} of {len(asked)} samples are scored in both"
         note = "; ".join(filter(None, [few, note, changed]))
     if got.n_clusters < ILLUSTRATIVE_BELOW:
         verdict = "illustrative"
+    elif math.isnan(d.low):
+        verdict = "no interval"
     elif d.low <= 0 <= d.high:
         verdict = "tie"
     else:

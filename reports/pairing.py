@@ -9,43 +9,94 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.statistics import Interval, paired_difference
+from ..metrics.statistics import Interval, Resampled, combine, paired_difference, resample_means
+from ..results.aggregation import find, resample
 
+DRAWS = 2000
+"""Of a figure that has fewer resamples they are repeated, so that it can be combined with means."""
 Bins = dict[str, tuple[float, int]]
 """Sum and count of a sample's items under one metric, by bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one metric said of one sample; `fingerprint` tells whether two cells saw the same sample by that id."""
+    """What one metric said of one sample.
+
+    Attributes:
+        fingerprint: tells whether two cells saw the same sample by that id.
+        raw: what the metric's own aggregation takes of it; empty where the figure is a mean.
+        aggregation: names that, see `results.aggregation`.
+    """
 
     cluster_id: str
     bins: Bins
     fingerprint: str = ""
+    raw: tuple[object, ...] = ()
+    aggregation: str | None = None
 
     @property
     def source(self) -> tuple[str, str]:
         """What must be equal for two scores to be those of one sample."""
         return self.cluster_id, self.fingerprint
 
+    @property
+    def counts(self) -> bool:
+        """Whether the figure of a set rests on it too."""
+        return bool(self.raw if self.aggregation else self.bins)
+
 
 Side = Sequence[dict[str, Scored]]
 """Samples by id, a mapping per seed."""
+Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Sides on the same samples: sums and counts, [clusters, bins] each, the seeds of a side added up."""
+    """Sides on the same samples, all of what one metric said: each an aggregation of its own, or a mean."""
 
     samples: tuple[str, ...]
     clusters: tuple[str, ...]
-    sides: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
+    sides: tuple[Side, ...]
 
     @property
     def seed(self) -> int:
         """Of the resamples: the same for the same clusters, so that tasks about the same pictures are resampled alike
         and all others independently of each other."""
         return zlib.crc32("\0".join(self.clusters).encode())
+
+    def resampled(self) -> list[Resampled]:
+        """The figure of every side, its seeds averaged, all over the same resamples of clusters."""
+        if self.is_mean:
+            return resample_means(self.arrays(), seed=self.seed)
+        return [combine(_over_seeds, *(self._aggregated(part) for part in side)) for side in self.sides]
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether every figure is the mean of what samples scored."""
+        return not any(part[self.samples[0]].aggregation for side in self.sides for part in side)
+
+    def arrays(self) -> list[Sums]:
+        """Sums and counts of every side, [clusters, bins] each, its seeds added up."""
+        bins = sorted({name for side in self.sides for part in side for i in self.samples for name in part[i].bins})
+        return [self._arrays(side, bins) for side in self.sides]
+
+    def _aggregated(self, part: Mapping[str, Scored]) -> Resampled:
+        clusters: dict[str, list[object]] = {name: [] for name in self.clusters}
+        for i in self.samples:
+            clusters[part[i].cluster_id] += part[i].raw
+        found = resample(find(str(part[self.samples[0]].aggregation)), list(clusters.values()), seed=self.seed)
+        return Resampled(found.value, np.resize(found.draws, DRAWS) if len(found.draws) else found.draws)
+
+    def _arrays(self, side: Side, bins: list[str]) -> Sums:
+        row, column = {c: i for i, c in enumerate(self.clusters)}, {b: i for i, b in enumerate(bins)}
+        sums, counts = np.zeros((len(row), len(bins))), np.zeros((len(row), len(bins)))
+        for part in side:
+            for i in self.samples:
+                for name, (total, count) in part[i].bins.items():
+                    at = row[side[0][i].cluster_id], column[name]
+                    sums[at] += total
+                    counts[at] += count
+        return sums, counts
 
 
 @dataclass(frozen=True)
@@ -88,11 +139,16 @@ def pair(a: Side, b: Side) -> Pairing | None:
     table = tabulate([a, b])
     if table is None:
         return None
-    (a_sums, a_counts), (b_sums, b_counts) = table.sides
-    difference = paired_difference(a_sums, a_counts, b_sums, b_counts, seed=table.seed)
+    if table.is_mean:
+        sides = table.arrays()
+        values, difference = [_mean(*side) for side in sides], paired_difference(*sides[0], *sides[1], seed=table.seed)
+    else:
+        figures = table.resampled()
+        values = [figure.value for figure in figures]
+        difference = combine(lambda v: np.asarray(v[..., 1] - v[..., 0]), *figures).interval()
     return Pairing(
-        _mean(a_sums, a_counts), _mean(b_sums, b_counts), difference, len(table.samples), len(table.clusters),
-        all(_same(p[i].bins, q[i].bins) for p in a for q in b for i in table.samples),
+        values[0], values[1], difference, len(table.samples), len(table.clusters),
+        all(_same(p[i], q[i]) for p in a for q in b for i in table.samples),
     )  # fmt: skip
 
 
@@ -103,26 +159,11 @@ def tabulate(sides: Sequence[Side]) -> Table | None:
     """
     parts = [part for side in sides for part in side]
     shared = sorted(set.intersection(*(set(part) for part in parts)))
-    shared = [i for i in shared if len({part[i].source for part in parts}) == 1 and any(p[i].bins for p in parts)]
+    shared = [i for i in shared if len({part[i].source for part in parts}) == 1 and any(p[i].counts for p in parts)]
     if not shared:
         return None
     clusters = sorted({parts[0][i].cluster_id for i in shared})
-    bins = sorted({name for part in parts for i in shared for name in part[i].bins})
-    return Table(tuple(shared), tuple(clusters), tuple(_arrays(side, shared, clusters, bins) for side in sides))
-
-
-def _arrays(
-    side: Side, shared: list[str], clusters: list[str], bins: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    row, column = {c: i for i, c in enumerate(clusters)}, {b: i for i, b in enumerate(bins)}
-    sums, counts = np.zeros((len(clusters), len(bins))), np.zeros((len(clusters), len(bins)))
-    for part in side:
-        for sample in shared:
-            for name, (total, count) in part[sample].bins.items():
-                at = row[side[0][sample].cluster_id], column[name]
-                sums[at] += total
-                counts[at] += count
-    return sums, counts
+    return Table(tuple(shared), tuple(clusters), tuple(sides))
 
 
 def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
@@ -130,8 +171,13 @@ def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     return float((sums.sum(axis=0)[totals > 0] / totals[totals > 0]).mean())
 
 
-def _same(a: Bins, b: Bins) -> bool:
+def _over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _same(a: Scored, b: Scored) -> bool:
     """Equal up to the rounding of a baseline file."""
-    return a.keys() == b.keys() and all(
-        a[k][1] == b[k][1] and abs(a[k][0] - b[k][0]) <= 1e-6 * max(1.0, abs(a[k][0])) for k in a
-    )
+    return a.raw == b.raw and a.bins.keys() == b.bins.keys() and all(
+        a.bins[k][1] == b.bins[k][1] and abs(a.bins[k][0] - b.bins[k][0]) <= 1e-6 * max(1.0, abs(a.bins[k][0]))
+        for k in a.bins
+    )  # fmt: skip

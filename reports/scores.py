@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.statistics import Resampled, combine, resample_means
+from ..metrics.statistics import Resampled, combine
 from ..results.records import SampleRecord
 from ..results.store import Cell, MetricInfo
 from .pairing import Scored, bins_of, tabulate
@@ -42,7 +42,8 @@ def scored(cell: Cell, metric: MetricInfo, stored: Mapping[str, SampleRecord]) -
         score = stored[i].scores.get(metric.name) if i in stored else None
         if score is not None and score.protocol == metric.protocol:
             source = intern(stored[i].cluster_id), intern(stored[i].fingerprint)  # shared by all cells
-            found[i] = Scored(source[0], bins_of(score.items, metric.mean_over), source[1])
+            bins = bins_of(score.items, metric.mean_over)
+            found[i] = Scored(source[0], bins, source[1], score.raw, metric.aggregation)
     return found
 
 
@@ -73,8 +74,7 @@ class Resamples:
             table = tabulate([[self._scores[key] for key in side] for side in sides])
             if table is None:
                 return None
-            means = resample_means(table.sides, seed=table.seed)
-            return Means(tuple(means), len(table.samples), len(table.clusters))
+            return Means(tuple(table.resampled()), len(table.samples), len(table.clusters))
         found, n_samples, n_clusters = self._cohort(keys[0])
         if not n_samples:
             return None
@@ -86,7 +86,7 @@ class Resamples:
         if name not in self._cohorts:
             keys = [k for k, samples in self._samples.items() if (*k[1:], samples) == name]
             table = tabulate([[self._scores[k]] for k in keys])
-            means = resample_means(table.sides, seed=table.seed) if table else []
+            means = table.resampled() if table else []
             counts = (len(table.samples), len(table.clusters)) if table else (0, 0)
             self._cohorts[name] = dict(zip(keys, means, strict=bool(table))), *counts
         return self._cohorts[name]

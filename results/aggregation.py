@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ..harness.contracts import UserError
-from ..metrics.statistics import Interval
+from ..metrics.statistics import Interval, Resampled, draw_clusters
 
 log = logging.getLogger("toksweep")
 
@@ -39,35 +39,32 @@ def find(aggregation: str) -> Aggregate:
 
 
 def bootstrap(aggregate: Aggregate, values: Iterable[tuple[str, object]], *, seed: int = 0) -> Interval:
-    """The figure of (cluster, raw value) pairs with a percentile interval over resampled clusters.
+    """The figure of (cluster, raw value) pairs with a percentile interval over resampled clusters; see `resample`."""
+    by_cluster: dict[str, list[object]] = {}
+    for cluster, raw in values:
+        by_cluster.setdefault(cluster, []).append(raw)
+    return resample(aggregate, [by_cluster[c] for c in sorted(by_cluster)], seed=seed).interval()
 
-    NaN where the function fails (a set that lacks what it needs), and for an interval of fewer than two clusters or
-    where it fails on half of the resamples. Copies of a cluster in a resample are told apart by their `*id` fields, as
+
+def resample(aggregate: Aggregate, clusters: Sequence[Sequence[object]], *, seed: int = 0) -> Resampled:
+    """The figure of the raw values of all clusters, and on resampled clusters.
+
+    NaN where the function fails (a set that lacks what it needs); without draws for fewer than two clusters, or where
+    it fails on every resample at first. Copies of a cluster in a resample are told apart by their `*id` fields, as
     functions that pair values by such a field need it.
     """
-    pairs = list(values)
-    value = _try(aggregate, [raw for _, raw in pairs])
-    by_cluster: dict[str, list[object]] = {}
-    for cluster, raw in pairs:
-        by_cluster.setdefault(cluster, []).append(raw)
-    clusters = [by_cluster[c] for c in sorted(by_cluster)]
+    value = _try(aggregate, [raw for own in clusters for raw in own])
     if len(clusters) < 2 or math.isnan(value):
-        return Interval(value, math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(ROUNDS):
-        counts = np.bincount(rng.integers(len(clusters), size=len(clusters)), minlength=len(clusters))
+        return Resampled(value, np.empty(0))
+    draws: list[float] = []
+    for counts in draw_clusters(ROUNDS, len(clusters), seed).astype(int).tolist():
         drawn = [
             _copy(raw, n) for own, times in zip(clusters, counts, strict=True) for n in range(times) for raw in own
         ]
         draws.append(_try(aggregate, drawn))
         if len(draws) == 10 and all(map(math.isnan, draws)):
-            break  # it takes whole sets only
-    fine = [d for d in draws if not math.isnan(d)]
-    if 2 * len(fine) < ROUNDS:
-        return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(fine, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+            return Resampled(value, np.empty(0))  # it takes whole sets only
+    return Resampled(value, np.array(draws))
 
 
 def _try(aggregate: Aggregate, values: Sequence[object]) -> float:

@@ -39,6 +39,6 @@ def find(text: str) -> Callable[[Sequence[object]], float]:
         raise UserError(f"{yaml} does not aggregate {asked['metric']} any more.")
 
     def figure(values: Sequence[object]) -> float:
-        return library.aggregate(function, [decode(v) for v in values])
+        return library.aggregate(function, [decode(v) for v in values])  # decoding copies them
 
     return figure

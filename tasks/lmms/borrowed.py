@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -232,8 +233,7 @@ class LmmsTask(BorrowedTask):
             function = functions[metric]
             key = metric, name
             score_key = self.task.config.score_key or "score"
-            figure = partial(library.aggregate, function)
-            fine = key not in own or holds_on_subsets(figure, tried.get(key, ()), score_key)
+            fine = key not in own or holds_on_subsets(partial(_figure, function), tried.get(key, ()), score_key)
             found.append(
                 LmmsMetric(
                     name=metric if len(filters) == 1 else f"{metric},{name}",
@@ -248,6 +248,10 @@ class LmmsTask(BorrowedTask):
                 )
             )
         return tuple(found)
+
+
+def _figure(function: Callable[..., object], values: Sequence[object]) -> float:
+    return library.aggregate(function, copy.deepcopy(list(values)))
 
 
 def _digest(value: object) -> str:

@@ -135,7 +135,8 @@ def aggregations(yaml: Path) -> Mapping[str, Callable[..., object]]:
 
 
 def aggregate(function: Callable[..., object], values: Sequence[object]) -> float:
-    """The figure of a set. The function gets copies, a folder for files that it may write, and clean module globals.
+    """The figure of a set. The function gets a folder for files that it may write, and clean module globals; it may
+    change the values.
 
     Raises:
         ValueError: it gives no number.
@@ -144,7 +145,7 @@ def aggregate(function: Callable[..., object], values: Sequence[object]) -> floa
     with _clean_globals(function), tempfile.TemporaryDirectory() if writes else nullcontext() as folder:
         args = SimpleNamespace(output_path=folder, process_with_media=False, reasoning_tags=REASONING_TAGS)
         with redirect_stdout(io.StringIO()):  # OCRBench prints a table, and standard output is ours
-            found = function(copy.deepcopy(list(values)), **({"args": args} if writes else {}))
+            found = function(list(values), **({"args": args} if writes else {}))
     if isinstance(found, bool | int | float | np.number):
         return float(found)
     raise ValueError(f"the aggregation gives a {type(found).__name__}, which is no number")
