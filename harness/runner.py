@@ -49,8 +49,12 @@ def run(plan: Plan, folder: ResultsFolder, progress: Progress) -> Tally:
     """Compute every record of the plan that is missing, then what the latency probe lacks."""
     tally = Tally()
     name = new_writer_name()
-    for group in plan.groups:
-        _GroupRun(group, plan.spec, folder, progress, tally, name).run()
+    questions = _Questions(folder, name)
+    try:
+        for group in plan.groups:
+            _GroupRun(group, plan.spec, folder, progress, tally, name, questions).run()
+    finally:
+        questions.writer.close()
     return tally
 
 
@@ -74,14 +78,29 @@ def open_bench(group: Group, spec: SweepSpec) -> Bench:
     return AnsweringBench(group.model, spec, group.pixels)
 
 
+class _Questions:
+    """Keeps what samples ask, once for all cells: a list of answers is read beside it."""
+
+    def __init__(self, folder: ResultsFolder, name: str) -> None:
+        self.known = set(folder.questions())
+        self.writer = folder.question_writer(name)
+
+    def keep(self, sample: Sample) -> None:
+        if sample.question is not None and sample.fingerprint not in self.known:
+            self.known.add(sample.fingerprint)
+            asked = {"fingerprint": sample.fingerprint, "question": sample.question, "answers": sample.answers}
+            self.writer.append(asked)
+
+
 class _GroupRun:
     """One group of cells on one results folder."""
 
     def __init__(
-        self, group: Group, spec: SweepSpec, folder: ResultsFolder, progress: Progress, tally: Tally, name: str
-    ) -> None:
+        self, group: Group, spec: SweepSpec, folder: ResultsFolder, progress: Progress, tally: Tally, name: str,
+        questions: _Questions,
+    ) -> None:  # fmt: skip
         self.group, self.spec, self.folder, self.progress, self.tally = group, spec, folder, progress, tally
-        self.name = name
+        self.name, self.questions = name, questions
         self.infos = group.cells[0].cell.metrics if group.cells else ()
         self.writers: dict[str, LineWriter] = {}
         self.stored = {c.cell.work_id: folder.records(c.cell.work_id) for c in group.cells}
@@ -130,6 +149,7 @@ class _GroupRun:
         opened = [o for s in samples if (o := self._open(s, missing[s.id])) is not None]
         todo: dict[str, set[str]] = {}
         for item in opened:
+            self.questions.keep(item.sample)
             for cell in missing[item.sample.id]:
                 if not self._score_again(bench, cell, item):
                     todo.setdefault(cell.cell.work_id, set()).add(item.sample.id)

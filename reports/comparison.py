@@ -169,7 +169,7 @@ def _one(
     if a[0].family in ANSWERED and ours.family != "evidence":
         if len(a) == len(b) == 1:
             records = stored[0][0], stored[1][0]
-            flips = find_flips(left[0], right[0], records, higher_is_better=ours.higher_is_better)
+            flips = find_flips(left[0], right[0], records, folder.questions(), higher_is_better=ours.higher_is_better)
         else:
             note = "; ".join(filter(None, [note, "seeds are averaged, so no sample flips"]))
     return Comparison(*about, got.a, got.b, d, got.n_samples, got.n_clusters, verdict, note, flips)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from .comparison import Comparison
+from .flips import Flip
 from .printed import show
 
 SHOWN, WIDEST = 10, 60
@@ -44,9 +45,8 @@ def flip_lists(c: Comparison, a: str, b: str) -> Iterator[tuple[str, list[dict[s
             continue
         more = f", the first {SHOWN}; --json has all" if len(flips) > SHOWN else ""
         title = f"{words[0]} at {left}, {words[1]} at {right} ({c.metric} of {c.task}): {len(flips)}{more}"
-        rows: list[dict[str, object]] = [
-            {"sample": f.sample_id, f"{a} said": _brief(f.prediction_a), f"{b} said": _brief(f.prediction_b)}
-            for f in flips[:SHOWN]
+        rows = [
+            _asked(f) | {f"{a} said": _said(f.prediction_a), f"{b} said": _said(f.prediction_b)} for f in flips[:SHOWN]
         ]
         if not c.flips.mcnemar:
             for row, f in zip(rows, flips, strict=False):
@@ -59,8 +59,17 @@ def show_p(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _brief(said: str | None) -> str:
-    if said is None:
-        return "nothing: it failed"
-    line = " ".join(said.split())
+def _asked(flip: Flip) -> dict[str, object]:
+    asked: dict[str, object] = {"sample": flip.sample_id}
+    if flip.question is not None:
+        asked |= {"question": _brief(flip.question), "reference": _brief(" / ".join(dict.fromkeys(flip.answers)))}
+    return asked
+
+
+def _said(answer: str | None) -> str:
+    return "nothing: it failed" if answer is None else _brief(answer)
+
+
+def _brief(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…"

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ..metrics.mcnemar import swap_test
-from ..results.records import SampleRecord
+from ..results.records import Question, SampleRecord
 from .pairing import Scored
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample that the two cells score differently, and what each answered; None where a method failed."""
+    """A sample that the two cells score differently: what was asked, None in folders of earlier versions, the reference
+    answers, and what each cell answered, None where a method failed."""
 
     sample_id: str
     cluster_id: str
@@ -21,6 +22,8 @@ class Flip:
     score_b: float
     prediction_a: str | None
     prediction_b: str | None
+    question: str | None = None
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def find_flips(
     a: Mapping[str, Scored],
     b: Mapping[str, Scored],
     records: tuple[Mapping[str, SampleRecord], Mapping[str, SampleRecord]],
+    questions: Mapping[str, Question],
     *,
     higher_is_better: bool,
 ) -> Flips:
@@ -69,15 +73,17 @@ def find_flips(
     Args:
         a, b: what one metric said of each sample; samples that only one side has are left out.
         records: of both cells, for what was answered.
+        questions: by fingerprint.
     """
     worse: list[Flip] = []
     better: list[Flip] = []
     both = {i: (_mean(a[i]), _mean(b[i])) for i in a if i in b and a[i].source == b[i].source}
     known = {i: (x, y) for i, (x, y) in both.items() if x is not None and y is not None}
     for i, (before, after) in known.items():
-        said = (side[i].prediction for side in records)
-        flip = Flip(i, a[i].cluster_id, before, after, *said)
         if before != after:
+            said, asked = [side[i].prediction for side in records], questions.get(a[i].fingerprint)
+            text, answers = (asked.text, asked.answers) if asked else (None, ())
+            flip = Flip(i, a[i].cluster_id, before, after, said[0], said[1], text, answers)
             (better if (after > before) == higher_is_better else worse).append(flip)
     binary = all(score in (0.0, 1.0) for pair in known.values() for score in pair)
     return Flips(tuple(worse), tuple(better), _mcnemar(worse, better) if binary else None)

@@ -61,6 +61,14 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a sample asks of every cell alike, and its reference answers, where it has any."""
+
+    text: str
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SampleRecord:
     """What happened to one sample in one cell.
 

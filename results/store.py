@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..harness.contracts import UserError
-from .records import SampleRecord
+from .records import Question, SampleRecord
 
 log = logging.getLogger("toksweep")
 
@@ -124,7 +124,7 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 class ResultsFolder:
-    """The folder that a sweep writes; see design: run.json, samples/, outputs/, latency/, cells.parquet, report/."""
+    """The folder that a sweep writes: run.json, samples/, questions/, outputs/, latency/, cells.parquet, report/."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -203,6 +203,16 @@ class ResultsFolder:
     def sample_writer(self, work_id: str, name: str) -> LineWriter:
         """A writer of sample records. `name` is from `new_writer_name`."""
         return LineWriter(self.path / "samples" / work_id / f"{name}.jsonl")
+
+    def questions(self) -> dict[str, Question]:
+        """What samples ask, by their fingerprint."""
+        return {
+            q["fingerprint"]: Question(q["question"], tuple(q["answers"])) for q in read_lines(self.path / "questions")
+        }
+
+    def question_writer(self, name: str) -> LineWriter:
+        """A writer of questions, a mapping of `fingerprint`, `question` and `answers` each."""
+        return LineWriter(self.path / "questions" / f"{name}.jsonl")
 
     def latencies(self, work_id: str) -> list[dict[str, Any]]:
         """What the latency probe measured, oldest first."""

@@ -21,9 +21,13 @@ def typed(tmp_path, monkeypatch, capsys):
     """Type a comparison in a folder; exit code, standard output and standard error."""
     changed = replace(EXACT, protocol="exact_match/v2")
     other = method("fastv", 8, CUT)
-    folder_of(
+    folder = folder_of(
         tmp_path / "x", untouched(FULL), method("tome", 8, CUT), (replace(other[0], metrics=(changed,)), other[1])
     )
+    writer = folder.question_writer("w")
+    for n in range(60):
+        writer.append({"fingerprint": f"f{n}", "question": f"Which is\nnumber {n}?", "answers": [str(n), f"no. {n}"]})
+    writer.close()
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["toksweep", "compare", str(tmp_path / "x"), *args])
@@ -40,6 +44,7 @@ def test_the_terminal_has_the_test_and_the_first_flips(typed):
     assert "Right at none, wrong at tome@8 (exact_match of images_qa): 15, the first 10; --json has all" in out
     assert "Right at tome@8, wrong at none (exact_match of images_qa): 4\n" in out
     assert out.count("none 0") == 1
+    assert out.count("Which is number 0?") == out.count("0 / no. 0") == 1
 
 
 def test_json_has_all_flips_with_their_answers(typed):
@@ -47,9 +52,9 @@ def test_json_has_all_flips_with_their_answers(typed):
     (row,) = json.loads(out)
     assert code == 0
     assert len(row["flips"]["lost"]) == row["mcnemar"]["lost"] == 15
-    assert (
-        row["flips"]["gained"][0] | {"prediction_a": "none 50", "prediction_b": "tome 50"} == row["flips"]["gained"][0]
-    )
+    first = row["flips"]["gained"][0]
+    assert (first["prediction_a"], first["prediction_b"]) == ("none 50", "tome 50")
+    assert (first["question"], first["answers"]) == ("Which is\nnumber 50?", ["50", "no. 50"])
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ class LmmsTask(BorrowedTask):
             sample,
             images=tuple(_loader(p) for p in pictures),
             question="\n".join(asked),
+            answers=library.targets(self.task, at),
             turns=tuple(turns),
             footage=footage if sample.clip else None,
             opens=None,

@@ -75,6 +75,15 @@ def messages(task: Any, number: int) -> Any:
     return lmms_eval().protocol.ChatMessages(messages=asked).messages
 
 
+def targets(task: Any, number: int) -> tuple[str, ...]:
+    """The reference answers of a document as texts; none where the task has no such thing or makes it elsewhere."""
+    try:
+        found = task.doc_to_target(task.eval_docs_no_media[number])
+    except Exception:
+        return ()  # scoring never asks for it in tasks with a `process_results` of their own
+    return tuple(str(t) for t in (found if isinstance(found, list | tuple) else [found]) if t is not None)
+
+
 def generation(task: Any) -> dict[str, Any]:
     """How a task wants its answers written."""
     return copy.deepcopy(task.config.generation_kwargs or {})

@@ -136,6 +136,10 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
         lively = [value for row in found for value, _ in row["figures"].values() if 0 < value < 200]
         assert len(lively) >= min(3, len(leaves)), found
     assert len({r.prediction for r in records(home / "ours-qwen", "local_video", "none")}) >= 6
+    asked = ResultsFolder(home / "ours-qwen").questions()
+    (first, *_) = (asked[r.fingerprint] for r in records(home / "ours-qwen", "local_video", "none"))
+    assert first.text.startswith("What is the colour ?\nA. red\nB. two")
+    assert first.answers == ("A",)
     if not pictures:
         return
     told = lmms_local.results(home / "plugin")["config"]
