@@ -111,11 +111,13 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
         asked |= {
             "llava": ("llava_hf", f"{llava},{device},dtype=float32", (*NAMES, "group")),
             "plugin": ("toksweep", f"{llava},method=divprune,budget=50%", (*NAMES, "video")),
+            "cached": ("toksweep", f"{llava},method=divprune,budget=10%", ("letters",)),
             "mini": ("llava_hf", f"pretrained={mini},{device},dtype=float32", ("synth",)),
         }
     runs = [
         ["--model", model, "--model_args", arguments, "--tasks", ",".join(f"local_{n}" for n in names), "--batch_size",
-         "1", "--include_path", f"{home}/local/tasks", "--output_path", str(home / out), "--log_samples"]
+         "1", "--include_path", f"{home}/local/tasks", "--output_path", str(home / out), "--log_samples",
+         *(["--use_cache", str(home / "answers")] if model == "toksweep" else [])]
         for out, (model, arguments, names) in asked.items()
     ]  # fmt: skip
     log = lmms_local.cli(runs, home, with_entry_point(home))
@@ -125,7 +127,7 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
         swept("ours", (*NAMES, "video", "group"), models=["model"], methods=["divprune"], budgets=["50%"])
         swept("ours-mini", ["synth"], models=["toksweep-mini"], methods=["none"])
     ours = {"llava": "ours", "plugin": "ours", "mini": "ours-mini", "qwen": "ours-qwen"}
-    for theirs, (_, _, names) in asked.items():
+    for theirs, (_, _, names) in ((k, v) for k, v in asked.items() if k in ours):
         label = "divprune" if theirs == "plugin" else "none"
         leaves = [f"local_{n}" for n in names if n != "group"]
         found = lmms_local.compare(home / theirs, home / ours[theirs], label, log, leaves)
@@ -142,8 +144,12 @@ def test_predictions_and_figures_are_those_of_lmms_evals_own_command_and_so_are_
     assert first.answers == ("A",)
     if not pictures:
         return
-    told = lmms_local.results(home / "plugin")["config"]
+    plugin = lmms_local.results(home / "plugin")
+    told = plugin["config"]
     assert (told["model"], "method=divprune,budget=50%" in told["model_args"]) == ("toksweep", True)
+    again = lmms_local.results(home / "cached")["samples"]["local_letters"]
+    answers = [[s["filtered_resps"] for s in side] for side in (plugin["samples"]["local_letters"], again)]
+    assert answers[0] != answers[1]  # one cache for both, which tells the budgets apart
     # the figure that adds up in a module's global state is right for both cells of a sweep
     cells = table(ResultsFolder(home / "ours"))
     (group,) = cells[(cells.task == "lmms:local_group") & (cells.label == "none")].to_dict("records")
