@@ -4,8 +4,8 @@ What a wrapper does is reproduced, not improved: full tokens must give the figur
 lmms-eval 0.7.3, `models/chat/`.
 
 `llava_hf` shows no clip as a chat model: it hands the processor an empty list of pictures, where LLaVA-OneVision's of
-transformers 5 fails (`list index out of range`), and would let it decode every frame. Clips are therefore asked with
-the chat template as pictures are, and their frames are those of its other model, `--force_simple`.
+transformers 5 fails (`list index out of range`), and would let it decode every frame. With `--force_simple` it shows 32
+of them, as ours does, but by the tokenizer's chat template, where ours is the processor's.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def info(name):
     return describe(tiny.llava_config() if name == "llava" else makers(name)[0]())
 
 
-def save(folder: Path, name: str) -> Path:
+def save(folder: Path, name: str, seed: int = 0) -> Path:
     """Write a whole checkpoint of a family, or of `family-clip`."""
     import transformers
 
@@ -202,6 +202,6 @@ def save(folder: Path, name: str) -> Path:
         "llava_next_video": transformers.LlavaNextVideoForConditionalGeneration,
         "video_llava": transformers.VideoLlavaForConditionalGeneration,
     }[name.removesuffix("-clip")]
-    tiny.random_model(architecture, config, specials=4 + len(special)).save_pretrained(folder)
+    tiny.random_model(architecture, config, seed, specials=4 + len(special)).save_pretrained(folder)
     processor().save_pretrained(folder)
     return folder

@@ -368,6 +368,7 @@ def compare(
             {
                 "task": name,
                 "samples": len(said),
+                "answers": len(set(said)),
                 "predictions_differing": sum(firsts[n] != text for n, text in enumerate(said)),
                 "figures": figures,
                 "figures_differing": sum(not abs(a - b) <= 1e-9 for a, b in figures.values()),
