@@ -43,19 +43,19 @@ class ReconstructionBench(Bench):
         from PIL import Image
 
         if cell.entry.kind == "untouched":
-            return Output(image=opened.images[0])
+            return _output(opened, _shown(opened))
         if record.prediction is None or not (path := outputs / record.prediction).is_file():
             return None
         if cell.entry.meta["outputs"] == "picture":
-            return Output(image=Image.open(path).convert("RGB"))
+            return _output(opened, Image.open(path).convert("RGB"))
         codes = Codes(path.read_bytes(), path.suffix, record.bits or 0)
-        return Output(image=_tokenizer(cell).decode(codes))
+        return _output(opened, _tokenizer(cell).decode(codes))
 
     def timed(self, opened: Opened, cells: Sequence[PlannedCell]) -> Mapping[str, Case]:
-        memo = Memo()
+        memo, image = Memo(), _shown(opened)
 
         def encode_and_decode(cell: PlannedCell) -> Callable[[], object]:
-            tokenizer, budget, image = _tokenizer(cell), cell.budget, opened.images[0]
+            tokenizer, budget = _tokenizer(cell), cell.budget
             assert budget
             if isinstance(tokenizer, RateSearch):
                 codes = tokenizer.encode(image, budget, memo)
@@ -74,12 +74,24 @@ def _tokenizer(cell: PlannedCell) -> Tokenizer:
     return cell.method
 
 
+def _shown(opened: Opened) -> Image:
+    """What a tokenizer is given."""
+    framing, image = opened.sample.framing, opened.images[0]
+    return framing.show(image) if framing else image
+
+
+def _output(opened: Opened, picture: Image) -> Output:
+    """What is scored of a tokenizer's picture."""
+    framing = opened.sample.framing
+    return Output(image=framing.restore(picture, opened.images[0]) if framing else picture)
+
+
 def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
-    image = opened.images[0]
+    image = memo.once("shown", lambda: _shown(opened))
     pixels = image.width * image.height
     record = replace(record_of(opened.sample, "ok"), pixels=pixels)
     if cell.entry.kind == "untouched":
-        return Observation(replace(record, bits=RAW_BITS * pixels), Output(image=image))
+        return Observation(replace(record, bits=RAW_BITS * pixels), _output(opened, image))
     assert cell.budget
     tokenizer = _tokenizer(cell)
     try:
@@ -91,7 +103,7 @@ def _observe(cell: PlannedCell, opened: Opened, memo: Memo) -> Observation:
         return Observation(failure(opened.sample, error))
     status: Status = "infeasible" if codes.infeasible else "ok"
     record = replace(record, status=status, tokens_full=codes.tokens, bits=codes.bits)
-    return Observation(record, Output(image=picture), _kept(cell, codes, picture))
+    return Observation(record, _output(opened, picture), _kept(cell, codes, picture))
 
 
 def _kept(cell: PlannedCell, codes: Codes, picture: Image) -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ from pictures import real
 from PIL import Image
 from toksweep.harness.contracts import Sample, UserError
 from toksweep.harness.registry import registry
-from toksweep.tasks.reconstruction.annotations import size_slices
+from toksweep.tasks.reconstruction.annotations import FACE, TEXT, size_slices
 from toksweep.tasks.reconstruction.sources import installed, photographs
 
 TASKS = ("photos", "text", "faces")
@@ -131,7 +131,7 @@ def test_the_ink_of_a_word_lies_in_its_box() -> None:
     ],
 )  # fmt: skip
 def test_size_bins_are_tokbenchs_for_the_setting_below_the_picture(kind, ratio, side, expected) -> None:  # type: ignore[no-untyped-def]
-    assert size_slices(kind, ratio, side) == expected
+    assert size_slices(TEXT if kind == "text" else FACE, ratio, side) == expected
 
 
 # ------------------------------------------------------------------------------------------------------- users' folders
@@ -258,12 +258,22 @@ def test_real_folders_are_read_whole(name: str) -> None:
         (RECORD | {"instances": "words"}, "not a list of objects"),
     ],
 )
-def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, record: object, message: str) -> None:
+def test_a_malformed_line_is_a_bad_input_named_with_its_file(tmp_path: Path, record: object, message: str) -> None:
     picture(tmp_path.parent / "outside.png")
     folder = annotate(tmp_path, RECORD | {"instances": [WORD]}, record)
-    with pytest.raises(UserError, match=message) as raised:
-        load("text", folder)
-    assert "annotations.jsonl" in str(raised.value)
+    good, bad = load("text", folder)
+    assert good.images[0]().size == (200, 100)
+    assert bad.id.startswith("annotations.jsonl, line 2")
+    with pytest.raises(ValueError, match=message) as raised:
+        bad.images[0]()
+    assert str(folder / "annotations.jsonl") in str(raised.value)
+
+
+def test_a_folder_of_malformed_lines_alone_is_a_mistake(tmp_path: Path) -> None:
+    folder = annotate(tmp_path, RECORD | {"instances": "words"}, "{no json")
+    for name in ("text", "faces"):
+        with pytest.raises(UserError, match=r"annotations\.jsonl, line 1: "):
+            load(name, folder)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -280,7 +290,10 @@ def test_an_empty_annotation_file_is_a_mistake(tmp_path: Path) -> None:
         load("text", tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("[{", "line 1: no JSON"), ('{"a": 1}', "not a JSON list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[{", "line 1: no JSON"), ('{"a": 1}', "not a JSON list"), ("[7]", "entry 0: not a JSON object")],
+)
 def test_a_malformed_tokbench_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "text_ic13.json").write_text(text)
     with pytest.raises(UserError, match=message):
