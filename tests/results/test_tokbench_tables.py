@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_folders import cell, simple_folder
+from result_folders import simple_folder
 from toksweep.metrics.text import TextAccuracy, TextSimilarity
 from toksweep.results.aggregate import table
 from toksweep.results.records import SampleRecord, Score

@@ -261,7 +261,7 @@ def test_a_broken_archive_of_the_hub_is_a_mistake(offline: Path, monkeypatch: py
     assert not list((offline / "home" / "toksweep").iterdir())
 
 
-# -------------------------------------------------------------------------------------------------------------- bad items
+# ------------------------------------------------------------------------------------------------------------ bad items
 
 
 def test_bad_items_are_counted_and_the_sweep_goes_on(tmp_path: Path) -> None:
