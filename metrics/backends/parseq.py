@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "parseq-56125471"
 """Those of TokBench; docTR names a file by its SHA-256, and checks it."""
-BATCH = 64
-"""Crops that are read at once."""
+SEEN, READ = 8, 64
+"""Crops that are encoded and decoded at once: what the encoder makes of more does not stay in a CPU's cache."""
 LONGEST_TOLD = 30
 """docTR cuts transcripts to 32 places, start and end included."""
 
@@ -53,8 +53,8 @@ class Parseq:
         config, found = self._model.cfg, []
         height, width = config["input_shape"][-2:]
         with torch.inference_mode():
-            for start in range(0, len(crops), BATCH):
-                batch = torch.stack([fit(crop, height, width) for crop in crops[start : start + BATCH]])
+            for start in range(0, len(crops), SEEN):
+                batch = torch.stack([fit(crop, height, width) for crop in crops[start : start + SEEN]])
                 seen = self._model.feat_extractor(normalize(batch, config["mean"], config["std"]))["features"]
                 found.append(seen[:, 1:])  # the first is the class token
             return torch.cat(found) if found else torch.empty(0, 1, 1)
@@ -74,8 +74,8 @@ class Parseq:
                 alike = [i for i, n in enumerate(most) if n == places]
                 # Not told, the model stops as soon as all words have ended, and reads the same.
                 self._model.max_length = places
-                for start in range(0, len(alike), BATCH):
-                    part = alike[start : start + BATCH]
+                for start in range(0, len(alike), READ):
+                    part = alike[start : start + READ]
                     logits = self._model.decode_autoregressive(features[part])
                     for i, (text, _) in zip(part, self._model.postprocessor(logits), strict=True):
                         readings[i] = text
