@@ -38,6 +38,24 @@ def clips_of(view: View) -> torch.Tensor:
     return view.tokens.float().reshape(size, frames, n // frames, dim)
 
 
+def taken_in(unit: torch.Tensor, anchors: torch.Tensor, pool: torch.Tensor, beta: float) -> torch.Tensor:
+    """Weights [anchors, tokens] of anchors that take in the most alike tokens of a pool (FastVID).
+
+    A row is w * anchor + (1 - w) * mean of its members, w the larger of 1 / (members + 1) and `beta`.
+
+    Args:
+        unit: [tokens, dim] at unit length. anchors, pool: indices.
+    """
+    nearest = (unit[pool] @ unit[anchors].T).argmax(1)
+    member = torch.nn.functional.one_hot(nearest, len(anchors)).T.to(unit)
+    count = member.sum(1, keepdim=True)
+    own = (1 / (count + 1)).clamp(min=beta)
+    weights = unit.new_zeros(len(anchors), len(unit))
+    weights[:, pool] = (1 - own) * member / count.clamp(min=1)
+    weights[torch.arange(len(anchors)), anchors] += own[:, 0]
+    return weights
+
+
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:
     """A reduction whose rows keep the places of their anchors, and stand in that order.
 
