@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -27,8 +26,8 @@ def sizes_of(view: View) -> list[int]:
     """How many tokens each image of a row has, in order."""
     if view.image is None:
         return [view.tokens.shape[1]]
-    numbers = view.image[0].tolist()
-    return [len(list(run)) for _, run in groupby(numbers)]
+    sizes: list[int] = torch.unique_consecutive(view.image[0], return_counts=True)[1].tolist()
+    return sizes
 
 
 def clips_of(view: View) -> torch.Tensor:
