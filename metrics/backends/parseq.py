@@ -40,6 +40,9 @@ class Parseq:
             )
         self._model.from_pretrained(self._model.cfg["url"])
         self._longest = int(self._model.max_length)
+        projections = self._model.decoder.cross_attention.linear_layers
+        for i in (1, 2):  # keys and values
+            projections[i] = _once(projections[i])
 
     def read(self, crops: Sequence[Image]) -> list[str]:
         """The transcript of each RGB crop, without being told anything."""
@@ -80,6 +83,22 @@ class Parseq:
                     for i, (text, _) in zip(part, self._model.postprocessor(logits), strict=True):
                         readings[i] = text
         return readings
+
+
+def _once(layer: torch.nn.Module) -> torch.nn.Module:
+    """A layer that computes again only for another tensor: PARSeq projects the picture anew for every sign."""
+    import torch
+
+    class Once(torch.nn.Module):
+        given: torch.Tensor | None = None
+        made: torch.Tensor
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            if given is not self.given:
+                self.given, self.made = given, layer(given)
+            return self.made
+
+    return Once()
 
 
 def fit(crop: Image, height: int, width: int) -> torch.Tensor:
