@@ -174,6 +174,48 @@ def test_transparency_is_laid_on_white_and_orientation_is_obeyed(tmp_path: Path)
     assert turned.size == (20, 40)
 
 
+@pytest.mark.parametrize("name", ["L.png", "1.png", "LA.png", "P.png", "CMYK.jpg", "YCbCr.jpg", "clear.gif"])
+def test_every_8_bit_format_is_shown_as_rgb(tmp_path: Path, name: str) -> None:
+    mode = name.partition(".")[0]
+    grey = Image.new("L", (8, 6), 90)
+    if name == "clear.gif":
+        coloured = Image.new("P", (8, 6), 1)
+        coloured.putpalette([0, 0, 0, 90, 90, 90])
+        coloured.info["transparency"] = 1
+        coloured.save(tmp_path / name, transparency=1)
+        expected = (255, 255, 255)
+    else:
+        grey.convert("RGB" if mode in ("CMYK", "YCbCr") else "L").convert(mode).save(tmp_path / name)
+        expected = {"1": None, "LA": (90, 90, 90)}.get(mode, (90, 90, 90))
+    image = load("photos", tmp_path)[0].images[0]()
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+    if expected:
+        assert np.abs(np.asarray(image).astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_pictures_are_bad_inputs_in_one_sentence(tmp_path: Path, mode: str) -> None:
+    pixels = np.full((8, 8), 40_000, {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    Image.fromarray(pixels).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep\.tiff has pixels of mode .*; 8 bits a channel"):
+        load("photos", tmp_path)[0].images[0]()
+
+
+def test_annotations_of_a_turned_picture_speak_of_it_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    annotate(tmp_path, RECORD | {"file": "turned.jpg", "instances": [WORD]})
+    Image.new("RGB", (100, 200)).save(tmp_path / "turned.jpg", exif=exif)
+    assert load("text", tmp_path)[0].images[0]().size == (200, 100)
+
+
+@pytest.mark.parametrize("box", [[float("nan"), 1, 9, 9], [1, 1, 1e12, 9]])
+def test_numbers_that_are_none_are_bad_inputs(tmp_path: Path, box: list[float]) -> None:
+    annotate(tmp_path, RECORD | {"instances": [WORD]}, RECORD | {"instances": [WORD | {"box": box}]})
+    with pytest.raises(ValueError, match="no number"):
+        load("text", tmp_path)[1].images[0]()
+
+
 def test_words_of_annotations_have_sizes_and_ignored_ones_are_left_out(tmp_path: Path) -> None:
     ignored = {"box": [0, 0, 9, 9], "text": "###", "ignore": True}
     tiny = {"box": [60, 60, 66, 64], "text": "tiny"}
