@@ -66,10 +66,8 @@ def main() -> None:
         print(json.dumps({name: dataclasses.asdict(timing) for name, timing in found.items()}, indent=2))
         return
     for name, timing in found.items():
-        each = timing.median_ms / len(crops)
-        print(
-            f"{name:<8}{each:>8.1f} ms a crop   ratio {timing.ratio:.3f} ({timing.ratio_q1:.3f} to {timing.ratio_q3:.3f})"
-        )
+        each, low, high = timing.median_ms / len(crops), timing.ratio_q1, timing.ratio_q3
+        print(f"{name:<8}{each:>8.1f} ms a crop   ratio {timing.ratio:.3f} ({low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
