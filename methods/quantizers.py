@@ -10,13 +10,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = Literal["vq", "unit_vq", "ibq", "residual", "lfq", "bsq", "fsq", "fsq_port"]
+Kind = Literal["vq", "unit_vq", "ibq", "residual", "lfq", "bsq", "fsq", "fsq_port", "half"]
 Rule = Literal["distance", "unit", "inner"]
 
 COMMITMENT = 0.25
@@ -45,11 +45,16 @@ class Quantizer(nn.Module, ABC):
 
     Attributes:
         dim: channels of a token.
+        reads: channels that an encoder must give it.
         sizes: codes of each of a token's k indices.
     """
 
     dim: int
     sizes: tuple[int, ...]
+
+    @property
+    def reads(self) -> int:
+        return self.dim
 
     @property
     def bits(self) -> float:
@@ -86,7 +91,7 @@ def quantizer(kind: Kind, dim: int, parts: Sequence[int]) -> Quantizer:
         dim: channels of a token.
         parts: sizes of codebooks (several for `vq`, `unit_vq` and `ibq`: parallel ones, each on its share of the
             channels; for `residual`: one after another), bits of each group of channels for `lfq` and `bsq`, levels of
-            each channel for `fsq` and `fsq_port`.
+            each channel for `fsq` and `fsq_port`; none for `half`.
 
     Raises:
         ValueError: parts that do not make `dim` channels.
@@ -100,6 +105,8 @@ def quantizer(kind: Kind, dim: int, parts: Sequence[int]) -> Quantizer:
         made = Residual([Codebook(size, dim) for size in parts])
     elif kind in ("lfq", "bsq"):
         made = Signs(parts) if kind == "lfq" else Signs(parts, high_first=True, sphere=True)
+    elif kind == "half":
+        made = Half(dim)
     else:
         made = FSQ(parts, port=kind == "fsq_port")
     if made.dim != dim:
@@ -156,21 +163,21 @@ class Parallel(Quantizer):
 
     def __init__(self, branches: Sequence[Quantizer]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(branches)
+        self.branches = cast(Sequence[Quantizer], nn.ModuleList(branches))
         self.dims = [branch.dim for branch in branches]
         self.counts = [len(branch.sizes) for branch in branches]
         self.dim, self.sizes = sum(self.dims), tuple(size for branch in branches for size in branch.sizes)
 
     def nearest(self, z: Tensor) -> Tensor:
-        shares = zip(self.branches, z.split(self.dims, -1), strict=True)
+        shares = zip(self.branches, torch.split(z, self.dims, -1), strict=True)
         return torch.cat([branch.encode(share) for branch, share in shares], -1)
 
     def decode(self, indices: Tensor) -> Tensor:
-        shares = zip(self.branches, indices.split(self.counts, -1), strict=True)
+        shares = zip(self.branches, torch.split(indices, self.counts, -1), strict=True)
         return torch.cat([branch.decode(share) for branch, share in shares], -1)
 
     def forward(self, vectors: Tensor) -> Quantized:
-        made = [branch(share) for branch, share in zip(self.branches, vectors.split(self.dims, -1), strict=True)]
+        made = [branch(share) for branch, share in zip(self.branches, torch.split(vectors, self.dims, -1), strict=True)]
         vectors, indices = (torch.cat([getattr(m, name) for m in made], -1) for name in ("vectors", "indices"))
         return Quantized(vectors, indices, torch.stack([m.loss for m in made]).sum())
 
@@ -183,7 +190,7 @@ class Residual(Quantizer):
 
     def __init__(self, books: Sequence[Codebook]) -> None:
         super().__init__()
-        self.books = nn.ModuleList(books)
+        self.books = cast(Sequence[Codebook], nn.ModuleList(books))
         self.dim, self.sizes = books[0].dim, tuple(book.sizes[0] for book in books)
 
     def nearest(self, z: Tensor) -> Tensor:
@@ -194,7 +201,7 @@ class Residual(Quantizer):
         return torch.cat(found, -1)
 
     def decode(self, indices: Tensor) -> Tensor:
-        columns = zip(self.books, indices.split(1, -1), strict=True)
+        columns = zip(self.books, torch.split(indices, 1, -1), strict=True)
         return torch.stack([book.decode(column) for book, column in columns]).sum(0)
 
     def forward(self, vectors: Tensor) -> Quantized:
@@ -231,7 +238,7 @@ class Signs(Quantizer):
 
     def nearest(self, z: Tensor) -> Tensor:
         bits = (z > 0).long() << torch.tensor(self.places, device=z.device)
-        return torch.stack([group.sum(-1) for group in bits.split(self.groups, -1)], -1)
+        return torch.stack([group.sum(-1) for group in torch.split(bits, self.groups, -1)], -1)
 
     def decode(self, indices: Tensor) -> Tensor:
         places, groups = (torch.tensor(values, device=indices.device) for values in (self.places, self.groups))
@@ -280,6 +287,32 @@ class FSQ(Quantizer):
     def _middle(self, device: torch.device) -> Tensor:
         """Half the levels, rounded down: the digit of zero."""
         return torch.tensor(self.levels, device=device) // 2
+
+
+class Half(Quantizer):
+    """A continuous latent stored as 16-bit floats, whose bit patterns are the indices, one per channel.
+
+    Of a Gaussian posterior (mean and log-variance of every channel) it keeps the mean.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.sizes = dim, (2**16,) * dim
+
+    @property
+    def reads(self) -> int:
+        return 2 * self.dim
+
+    def project(self, z: Tensor) -> Tensor:
+        most = torch.finfo(torch.float16).max
+        return z[..., : self.dim].clamp(-most, most)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return z.half().view(torch.int16).long() % 2**16
+
+    def decode(self, indices: Tensor) -> Tensor:
+        signed = torch.where(indices < 2**15, indices, indices - 2**16)
+        return signed.to(torch.int16).view(torch.float16).float()
 
 
 def _straight_through(

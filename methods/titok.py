@@ -6,6 +6,7 @@ the tokens makes a picture. Written from the papers and held against the authors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -98,7 +99,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, n, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        changed: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return changed
 
 
 class Trunk(nn.Module):
@@ -159,8 +161,8 @@ class TiTok(nn.Module):
         self.patches = nn.Conv2d(3, encoder.width, config.patch, stride=config.patch)
         self.latents = nn.Parameter(_noise(config.latents, encoder.width))
         self.encoder = Trunk(encoder, cells, config.latents)
-        self.to_tokens = nn.Linear(encoder.width, config.token_size)
         self.quantizer = quantizer(config.quantizer, config.token_size, config.parts)
+        self.to_tokens = nn.Linear(encoder.width, self.quantizer.reads)
         self.from_tokens = nn.Linear(config.token_size, decoder.width)
         self.mask_token = nn.Parameter(_noise(1, decoder.width))
         self.decoder = Trunk(decoder, cells, config.latents)
@@ -172,7 +174,7 @@ class TiTok(nn.Module):
         self.apply(_initialise)
 
     def read(self, images: Tensor) -> Tensor:
-        """Vectors [batch, latents, token_size] before they are quantized."""
+        """What is quantized, [batch, latents, channels that the quantizer reads]."""
         batch = len(images)
         grid = self.patches(images).flatten(2).transpose(1, 2)
         _, x = self.encoder(grid, self.latents.expand(batch, -1, -1))
@@ -214,11 +216,12 @@ def prefix(tokens: Tensor, length: int) -> Tensor:
 
 def tail_drop(batch: int, latents: int, generator: torch.Generator | None = None) -> Tensor:
     """One-D-Piece's training lengths [batch]: one number from 1 to `latents`, drawn anew for every batch."""
-    return torch.randint(1, latents + 1, (1,), generator=generator).expand(batch)
+    lengths: Tensor = torch.randint(1, latents + 1, (1,), generator=generator).expand(batch)
+    return lengths
 
 
 def _noise(*shape: int) -> Tensor:
-    return torch.randn(shape) * shape[-1] ** -0.5
+    return torch.randn(shape) / math.sqrt(shape[-1])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -19,7 +19,8 @@ BRANCHES = ("vis", "sem", "sem_mid", "sem_high")
 
 def book(table: np.ndarray, rule: Rule) -> Codebook:
     """A codebook with given rows [size, dim]."""
-    made = Codebook(*table.shape, rule)
+    size, dim = table.shape
+    made = Codebook(size, dim, rule)
     made.weight = nn.Parameter(torch.from_numpy(table), requires_grad=False)
     return made
 
