@@ -299,9 +299,11 @@ class Survival(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """What a cell produced for a sample: a picture, or an answer with what was left of the evidence for it."""
+    """What a cell produced for a sample: a picture, the frames of a clip, or an answer with what was left of the
+    evidence for it."""
 
     image: Image | None = None
+    frames: tuple[Image, ...] = ()
     text: str | None = None
     evidence: tuple[Survival, ...] = ()
 
@@ -535,19 +537,26 @@ class Compressor(Protocol):
 
 @dataclass(frozen=True)
 class Codes:
-    """An encoded picture: its bit stream and what it costs.
+    """An encoded picture or clip: its bit stream and what it costs.
 
-    `bits` counts everything that a decoder needs, headers included; `tokens` is None for codecs that have none;
-    `infeasible` says that the budget could not be reached and the lowest rate was used instead; `setting` is what a
-    search for the rate settled on.
+    Attributes:
+        bits: everything that a decoder needs, headers included, in whole bits; of continuous latents at the precision
+            that the tokenizer declares.
+        tokens: None for codecs, which have none.
+        full_tokens: how many there are where the budget is none; None where that is `tokens`.
+        infeasible: the budget could not be reached and the lowest rate was used instead.
+        setting: what a search for the rate settled on.
+        payload: of a network, what its decoder takes: indices or latents with their shapes. The stream is then empty.
     """
 
     stream: bytes
     suffix: str
     bits: int
     tokens: int | None = None
+    full_tokens: int | None = None
     infeasible: bool = False
     setting: int | None = None
+    payload: object = None
 
 
 @runtime_checkable
@@ -562,8 +571,66 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class ClipTokenizer(Protocol):
+    """A tokenizer of whole clips. Of one that is none, a clip is coded frame by frame, `Tokenizer` by name."""
+
+    def encode_clip(self, frames: Sequence[Image], budget: Budget, memo: Memo) -> Codes:
+        """The best codes of RGB frames of one size; tokens of a budget are per frame, bits per pixel of all frames."""
+
+    def decode_clip(self, codes: Codes) -> tuple[Image, ...]:
+        """As many RGB frames as were encoded, of their size."""
+
+
+@runtime_checkable
 class RateSearch(Protocol):
     """A tokenizer that tries several settings to meet a budget; its latency is that of the setting it settles on."""
 
     def repeat(self, image: Image, codes: Codes) -> Codes:
         """Encode again at `codes.setting`, without the search."""
+
+
+class Spent(NamedTuple):
+    """FLOPs of one picture or clip, two per multiply-add."""
+
+    encode: float
+    decode: float
+
+
+@runtime_checkable
+class LoadedNetwork(Protocol):
+    """A tokenizer whose weights are on a device: a `Tokenizer`, a `ClipTokenizer`, or both."""
+
+    def flops(self, size: tuple[int, int], codes: Codes) -> Spent | None:
+        """What coding a picture, or every frame of a clip, of this width and height took; None where nobody can count
+        it."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A tokenizer with weights, as the plan knows it: the class is decorated with `@tokenizer(network=True)`, its
+    instances are hashable, and building one reads a configuration at most.
+
+    Attributes:
+        variable: a budget changes its codes. One of a fixed rate is one cell, whatever the budgets, and is asked for
+            100%.
+    """
+
+    @property
+    def variable(self) -> bool: ...
+
+    def check(self, budget: Budget) -> None:
+        """Raises `Refusal` for a budget that it cannot code any picture at."""
+
+    def revision(self) -> str:
+        """What its weights are: a digest of local files, or the hub's commit.
+
+        Raises:
+            UserError: neither can be had.
+        """
+
+    def load(self, device: str, dtype: str) -> LoadedNetwork:
+        """The same with its weights on a device.
+
+        Raises:
+            UserError: weights that are missing, damaged or of another class.
+        """

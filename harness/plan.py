@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from ..results.store import Cell, MetricInfo
 from .borrowing import collection_of, inner, is_borrowed, task_entry
-from .contracts import Budget, Listed, Metric, Refusal, Sample, Task, UserError
+from .contracts import Budget, Listed, Metric, Network, Refusal, Sample, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .fitting import asks_text_encoder, check_budgets, check_task, fit_compressor, verified
 from .models import ModelInfo, model_info
@@ -22,7 +22,7 @@ from .spec import MethodChoice, Section, SweepSpec
 
 S = TypeVar("S", Sample, Listed)
 ENGINE = {
-    "reconstruction": ("contracts.py", "reconstruction.py"),
+    "reconstruction": ("contracts.py", "reconstruction.py", "checkpoints.py"),
     "vqa": ("contracts.py", "reduction.py", "schedule.py", "answering.py", "models"),
 }
 """What of the engine determines a prediction, by kind of task."""
@@ -118,7 +118,7 @@ def make_plan(spec: SweepSpec) -> Plan:
             asked += count
             metrics = tuple(m for _, m in material.metrics)
             groups.append(Group(name, family, model, material.samples, metrics, tuple(cells), material.pixels))
-    if any(g.model for g in groups):
+    if any(g.model or any(c.entry.meta.get("network") for c in g.cells) for g in groups):
         from .models.loading import check_platform
 
         check_platform(spec.device, spec.dtype, spec.attention)
@@ -263,6 +263,11 @@ class _Expander:
     def section(self) -> Section:
         return self.spec.sections[self.family]
 
+    @property
+    def networks(self) -> bool:
+        """Whether a device and a dtype mean something to tokenizers here; all cells of a task then share them."""
+        return any(m.entry.meta.get("network") for m in self.section.methods)
+
     def expand(self) -> tuple[list[PlannedCell], list[Refused], int]:
         """Cells, refusals, and how many cells come from methods that the user named."""
         cells: list[PlannedCell] = []
@@ -270,17 +275,27 @@ class _Expander:
         asked = 0
         for choice, named in self._choices():
             entry = choice.entry
-            budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
-            for budget in budgets:
+            for budget in self._budgets(entry, choice):
                 try:
                     method, planned = self._fit(entry, choice, budget)
                 except Refusal as reason:
                     refused.append(self._refusal(choice, budget, str(reason)))
                     continue
                 for seed in self.spec.seeds if entry.meta.get("stochastic") else self.spec.seeds[:1]:
-                    cells.append(PlannedCell(self._cell(entry, choice, budget, seed), entry, method, budget, planned))
+                    cell = self._cell(entry, choice, budget, seed, method)
+                    cells.append(PlannedCell(cell, entry, method, budget, planned))
                     asked += named
         return cells, refused, asked
+
+    def _budgets(self, entry: Entry, choice: MethodChoice) -> Sequence[Budget | None]:
+        """What is untouched, or has a fixed rate, is one cell, whatever the budgets."""
+        if entry.kind == "untouched":
+            return (None,)
+        if entry.meta.get("network"):
+            network = entry.build(choice.parameters)
+            if isinstance(network, Network) and not network.variable:
+                return (None,)
+        return self.section.budgets
 
     def _choices(self) -> list[tuple[MethodChoice, bool]]:
         """Full tokens first, then what was named, then the floors that a question needs."""
@@ -298,21 +313,29 @@ class _Expander:
         check_task(entry, self.task, self.model)
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
-        return self._fit_tokenizer(entry, choice, budget) if budget else None, None
+        return None if entry.kind == "untouched" else self._fit_tokenizer(entry, choice, budget), None
 
-    def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget) -> object:
+    def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> object:
         if entry.kind != "tokenizer":
             raise Refusal(
                 f"{entry.name} is a {entry.kind} and acts in a model; the task {self.task.name} is about pictures"
             )
+        if entry.meta.get("clips") and not all(s.clip for s in self.material.samples):
+            raise Refusal(f"{entry.name} codes clips, and {self.task.name} shows pictures")
         units = entry.meta["budget_units"]
         assert isinstance(units, tuple)
-        if budget.unit not in units:
+        if budget and budget.unit not in units:
             example = {"bpp": "0.5bpp", "tokens": "64", "percent": "25%"}
             raise Refusal(
                 f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}"
             )
-        return entry.build(choice.parameters)
+        method = entry.build(choice.parameters)
+        if entry.meta.get("network"):
+            if not isinstance(method, Network):
+                raise UserError(f"{entry.name} in {entry.path} lacks a part of the Network contract.")
+            if budget:
+                method.check(budget)
+        return method
 
     def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
         return Refused(
@@ -323,10 +346,10 @@ class _Expander:
             reason,
         )
 
-    def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Cell:
+    def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int, method: object) -> Cell:
         model, spec = self.model, self.spec
         asks = model is not None
-        work_id = digest(self._work(entry, choice, budget, seed))
+        work_id = digest(self._work(entry, choice, budget, seed, method))
         return Cell(
             cell_id=digest([work_id, self.material.subset]),
             work_id=work_id,
@@ -347,14 +370,16 @@ class _Expander:
             family=self.family,
             subset=self.material.subset,
             seed=seed,
-            dtype=spec.dtype if asks else None,
+            dtype=spec.dtype if asks or self.networks else None,
             attention=spec.attention if asks else None,
-            device=spec.device if asks else "cpu",
+            device=spec.device if asks or self.networks else "cpu",
             metrics=tuple(info for info, _ in self.material.metrics),
             sample_ids=tuple(s.id for s in self.material.samples),
         )
 
-    def _work(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Mapping[str, object]:
+    def _work(
+        self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int, method: object
+    ) -> Mapping[str, object]:
         """Everything that determines a prediction, a sample apart."""
         spec = self.spec
         libraries = entry.meta.get("libraries", ())
@@ -372,6 +397,8 @@ class _Expander:
             "engine": engine_digest(*ENGINE["vqa" if self.model else "reconstruction"]),
             "libraries": major(library_versions()) | library_versions(libraries),
         }
+        if isinstance(method, Network):
+            work |= {"model": method.revision(), "dtype": spec.dtype, "device": spec.device.partition(":")[0]}
         if self.model:
             work |= {
                 "model": self.model.revision,

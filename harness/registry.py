@@ -78,6 +78,8 @@ def tokenizer(
     outputs: Literal["stream", "picture"] = "picture",
     floor: bool = False,
     stochastic: bool = False,
+    network: bool = False,
+    clips: bool = False,
     libraries: tuple[str, ...] = (),
     paper: str | None = None,
     repository: str | None = None,
@@ -88,6 +90,8 @@ def tokenizer(
     Args:
         budget_units: of `tokens percent bpp`.
         outputs: what is kept for scoring again: the bit stream, where decoding needs no model, or the picture.
+        network: has weights (see `Network`), hence a device and a dtype.
+        clips: codes clips only (see `ClipTokenizer`); one of pictures codes a clip frame by frame.
         libraries: distributions whose version changes the result, beyond those that every cell depends on.
     """
     return _keep

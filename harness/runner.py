@@ -68,7 +68,7 @@ def _same(image: Image) -> Image:
 def open_bench(group: Group, spec: SweepSpec) -> Bench:
     """What runs the cells of a group."""
     if group.model is None:
-        return ReconstructionBench()
+        return ReconstructionBench(spec.device, spec.dtype)
     from .answering import AnsweringBench
 
     return AnsweringBench(group.model, spec, group.pixels)

@@ -149,11 +149,12 @@ def _costs(records: Sequence[SampleRecord]) -> dict[str, object]:
     return {
         "tokens_full": _mean(r.tokens_full for r in done),
         "tokens_entering": _mean(n[0] for n in layers),
-        "tokens_mean": _mean(fmean(n) for n in layers),
+        "tokens_mean": _mean([*(fmean(n) for n in layers), *(r.tokens for r in done)]),
         "tokens_kv": _mean(r.tokens_kv for r in done),
         "bits_per_pixel": _mean(r.bits / r.pixels for r in done if r.bits is not None and r.pixels),
         "kv_bytes": _mean(r.kv_bytes for r in done),
         "flops": _mean(r.flops for r in done),
+        "flops_decode": _mean(r.flops_decode for r in done),
     }
 
 

@@ -1,0 +1,96 @@
+"""Where the weights of a tokenizer come from: a folder, what comes with the package, else the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .contracts import UserError
+from .digest import digest, file_digest
+
+EMBEDDED = Path(__file__).parent / "models" / "embedded" / "tokenizers"
+_DETERMINING = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.jit", "*.json")
+
+
+def embedded_tokenizers() -> dict[str, Path]:
+    """Folders of the tokenizers that come with the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(EMBEDDED.glob("*/config.json"))}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder, or a folder of a hub repository at one commit.
+
+    Attributes:
+        folder: None on the hub.
+        repository: hub id, None for a folder.
+        subfolder: of either.
+    """
+
+    folder: Path | None
+    repository: str | None
+    subfolder: str = ""
+
+    def revision(self) -> str:
+        """A digest of local files, or the hub's commit.
+
+        Raises:
+            UserError: no weights in the folder, or a hub that knows no such repository or cannot be reached.
+        """
+        if self.folder is None:
+            assert self.repository
+            return _commit(self.repository)
+        place = self.folder / self.subfolder
+        found = sorted({path for pattern in _DETERMINING for path in place.glob(pattern)})
+        if not any(path.suffix != ".json" for path in found):
+            raise UserError(f"{place} holds no weights: a tokenizer needs a *.safetensors file beside its config.json.")
+        return digest([[path.name, file_digest(path)] for path in found])
+
+    def local(self) -> Path:
+        """The folder with its files, fetched from the hub where they are not at hand.
+
+        Raises:
+            UserError: damaged files, or a hub that cannot be reached.
+        """
+        from .models.loading import check_sums
+
+        if self.folder is not None:
+            check_sums(self.folder / self.subfolder)
+            return self.folder / self.subfolder
+        from huggingface_hub import snapshot_download
+
+        assert self.repository
+        inside = [f"{self.subfolder}/*"] if self.subfolder else None
+        try:
+            fetched = snapshot_download(self.repository, revision=self.revision(), allow_patterns=inside)
+        except OSError as error:
+            raise UserError(
+                f"{self.repository} cannot be fetched ({error}): check the network, or give a folder."
+            ) from error
+        return Path(fetched) / self.subfolder
+
+
+def checkpoint(ref: str, subfolder: str = "") -> Checkpoint:
+    """The checkpoint of a name that comes with the package, of a folder, or of a hub id like `org/name`.
+
+    Raises:
+        UserError: none of these.
+    """
+    folder = Path(ref).expanduser()
+    if own := embedded_tokenizers().get(ref):
+        return Checkpoint(own, None, subfolder)
+    if folder.is_dir():
+        return Checkpoint(folder, None, subfolder)
+    if ref.count("/") != 1 or not all(ref.split("/")):
+        known = ", ".join(embedded_tokenizers())
+        raise UserError(f"{ref!r} is neither a folder, nor a hub id like org/name, nor one of ours ({known}).")
+    return Checkpoint(None, ref, subfolder)
+
+
+@cache
+def _commit(repository: str) -> str:
+    """Asked for once per process."""
+    from .models.published import hub_revision
+
+    return hub_revision(repository)
