@@ -43,6 +43,7 @@ class TiTokConfig:
             (a reshape where a transpose was meant).
         nested: trained so that any prefix of the tokens makes a picture.
         vqgan_channels: of the VQGAN's last layer.
+        tiled: pictures of other sizes are cut into tiles by default, and not scaled to the network's size.
     """
 
     image_size: int
@@ -57,6 +58,7 @@ class TiTokConfig:
     interleaved: bool = False
     nested: bool = False
     vqgan_channels: int = 128
+    tiled: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch:

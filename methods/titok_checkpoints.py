@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIZES = {"small": ViTSize(512, 8, 8), "base": ViTSize(768, 12, 12), "large": ViTSize(1024, 24, 16)}
-
-
-@dataclass(frozen=True)
-class Published:
-    """A released checkpoint: its hub id, and what its network is built from."""
-
-    hub: str
-    config: TiTokConfig
 
 
 def _first(size: str, latents: int) -> TiTokConfig:
@@ -48,25 +40,33 @@ def _continuous(encoder: str, latents: int) -> TiTokConfig:
     return replace(_second(encoder, latents), token_size=16, quantizer="half", parts=())
 
 
-_TITOK = {
-    "l32": _first("large", 32),
-    "b64": _first("base", 64),
-    "s128": _first("small", 128),
-    "bl64_vq8k": _second("base", 64),
-    "bl128_vq8k": _second("base", 128),
-    "sl256_vq8k": _second("small", 256),
-    "ll32_vae_c16": _continuous("large", 32),
-    "bl64_vae_c16": _continuous("base", 64),
-    "bl128_vae_c16": _continuous("base", 128),
+CONFIGS: Mapping[str, TiTokConfig] = {
+    "titok_l32": _first("large", 32),
+    "titok_b64": _first("base", 64),
+    "titok_s128": _first("small", 128),
+    "titok_bl64_vq8k": _second("base", 64),
+    "titok_bl128_vq8k": _second("base", 128),
+    "titok_sl256_vq8k": _second("small", 256),
+    "titok_ll32_vae_c16": _continuous("large", 32),
+    "titok_bl64_vae_c16": _continuous("base", 64),
+    "titok_bl128_vae_c16": _continuous("base", 128),
+    "one_d_piece_l": replace(_first("large", 256), nested=True),
+    "one_d_piece_b": replace(_first("base", 256), nested=True),
+    "one_d_piece_s": replace(_first("small", 256), nested=True),
 }
-PUBLISHED: Mapping[str, Published] = {
-    f"titok_{name}": Published(f"yucornetto/tokenizer_titok_{name}_imagenet", config) for name, config in _TITOK.items()
-} | {
-    f"one_d_piece_{size[0]}": Published(
-        f"turing-motors/One-D-Piece-{size[0].upper()}-256", replace(_first(size, 256), nested=True)
-    )
-    for size in ("large", "base", "small")
-}
+"""Of the published checkpoints, by the names in `tokenizers/published.csv`."""
+
+
+def read_config(folder: Path) -> TiTokConfig:
+    """What a checkpoint's `config.json` says.
+
+    Raises:
+        UserError: there is none, or it is none of the TiTok family.
+    """
+    try:
+        return config_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read: {error}.") from error
 
 
 def config_of(values: Mapping[str, Any]) -> TiTokConfig:
@@ -177,11 +177,12 @@ def load(folder: Path, config: TiTokConfig | None = None) -> TiTok:
         UserError: a file is missing or cannot be read, or weights and configuration do not fit.
     """
     import torch
+    from safetensors import SafetensorError
 
     try:
-        config = config or config_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = config or read_config(folder)
         state = _tensors(folder)
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be read as a tokenizer: {str(error).splitlines()[0]}.") from error
     with torch.device("meta"):
         network = TiTok(config)

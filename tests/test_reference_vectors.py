@@ -12,7 +12,7 @@ FOLDER = os.environ.get("TOKSWEEP_REFERENCE")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="TOKSWEEP_REFERENCE names no folder of reference arrays")
 
 
-SHARED = {"prumerge_plus": "prumerge"}
+SHARED = {"prumerge_plus": "prumerge", "titok": "quantizer_titok"}
 """Methods whose cases are in another's files."""
 
 

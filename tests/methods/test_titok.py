@@ -11,7 +11,7 @@ import pytest
 import torch
 from toksweep.harness.contracts import UserError
 from toksweep.methods.titok import TiTok, TiTokConfig, ViTSize, prefix, tail_drop
-from toksweep.methods.titok_checkpoints import PUBLISHED, config_of, load, load_weights, renamed, save
+from toksweep.methods.titok_checkpoints import CONFIGS, config_of, load, load_weights, renamed, save
 
 HERE = Path(__file__).parent
 RECORD = json.loads((HERE / "titok_tensors.json").read_text())
@@ -59,9 +59,9 @@ def recorded(name: str) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("name", RECORD["checkpoints"])
 def test_a_published_checkpoint_fits_strictly(name: str) -> None:
-    assert config_of(RECORD["configs"][name]) == PUBLISHED[name].config
+    assert config_of(RECORD["configs"][name]) == CONFIGS[name]
     with torch.device("meta"):
-        network = TiTok(PUBLISHED[name].config)
+        network = TiTok(CONFIGS[name])
         state = {key: torch.empty(shape) for key, shape in recorded(name).items()}
     load_weights(network, state)
     for spoilt in (lambda s: s.popitem(), lambda s: s.update(more=torch.empty(1)), lambda s: s.update(
@@ -73,7 +73,7 @@ def test_a_published_checkpoint_fits_strictly(name: str) -> None:
 
 
 def test_every_published_checkpoint_is_recorded() -> None:
-    assert set(RECORD["checkpoints"]) == set(PUBLISHED)
+    assert set(RECORD["checkpoints"]) == set(CONFIGS)
 
 
 def test_no_two_tensors_get_one_name() -> None:
