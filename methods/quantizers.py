@@ -264,10 +264,13 @@ class FSQ(Quantizer):
         self.basis = [math.prod(levels[:i]) for i in range(len(levels))]
 
     def project(self, z: Tensor) -> Tensor:
-        levels = torch.tensor(self.levels, device=z.device)
+        # The ports compute their constants in 32 bits, the original in 64; a vector on an edge can tell them apart.
+        levels = torch.tensor(self.levels, dtype=torch.float32 if self.port else torch.float64)
         reach = (levels - 1) * (1 + EPSILON if self.port else 1 - EPSILON) / 2
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
-        shift = (offset / reach).atanh() if self.port else (offset / reach).tan()
+        ratio = (offset / reach).float()
+        shift = ratio.atanh() if self.port else ratio.tan()
+        reach, offset, shift = (constant.float().to(z.device) for constant in (reach, offset, shift))
         return (z + shift).tanh() * reach - offset
 
     def nearest(self, z: Tensor) -> Tensor:
