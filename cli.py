@@ -397,7 +397,7 @@ def _shown(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | dict):
         return " ".join(map(str, value))
     return str(value)
 

@@ -56,11 +56,9 @@ class HiRED:
             return Reduction.keep(best(scores, keep), n, position="renumber")
         salience = view["class_attention@0"][..., : sizes[0]].float().sum(1)
         whole, shares = allocate(salience, sizes[1:], keep, self.alpha)
-        parts, counts = [scores[:, sizes[0] :]], [shares[..., None]]
-        if len(set(sizes[1:])) > 1:
-            parts, counts = [*torch.split(parts[0], sizes[1:], 1)], [*torch.split(shares, 1, 1)]
-        else:  # all at once
-            parts = [parts[0].unflatten(1, (len(sizes) - 1, -1))]
+        parts, counts = [*torch.split(scores[:, sizes[0] :], sizes[1:], 1)], [*torch.split(shares, 1, 1)]
+        if len(set(sizes[1:])) == 1:  # all in one call
+            parts, counts = [torch.stack(parts, 1)], [shares[..., None]]
         marks = [best(part, count).flatten(1) for part, count in zip(parts, counts, strict=True)]
         return Reduction.keep(torch.cat([best(scores[:, : sizes[0]], whole), *marks], 1), n, position="renumber")
 
