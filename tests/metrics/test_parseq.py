@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +153,30 @@ def test_metrics_score_both_ways_from_one_look_and_leave_out_what_tokbench_leave
     from toksweep.metrics.text import similarity
 
     assert [i.value for i in told] == [similarity(a, b) for a, b in zip(readings, words, strict=True)]
+
+
+def test_a_sweep_of_tokbench_has_both_columns(tmp_path: Path) -> None:
+    from toksweep.harness.plan import make_plan
+    from toksweep.harness.spec import load_spec
+
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "text_data" / "tt").mkdir(parents=True)
+    text_samples()[0].images[0]().save(tmp_path / "images" / "text_data" / "tt" / "a.png")
+    words = [{"bbox": [10, 10, 90, 40], "rec": "word", "ratio": 0.05}]
+    listed = [{"file_name": "a.png", "width": 256, "height": 256, "annotations": words}]
+    (tmp_path / "annotations" / "text_tt.json").write_text(json.dumps(listed))
+    told = ["t_acc", "t_ned"]
+    untold = [f"{name}[doctr-untold]" for name in told]
+    tasks = {"tokbench_text_512": told + untold, "tokbench_text_clean_512": untold}
+    for task, names in tasks.items():
+        asked = {"tasks": [task], "data": {task: str(tmp_path)}, "ocr": "doctr"}
+        plan = make_plan(load_spec(None, asked | {"methods": ["jpeg"], "budgets": ["1bpp"]}))
+        infos = plan.cells[0].metrics
+        assert [m.name for m in infos] == names
+        files = "lossless files" if "clean" in task else "files as named"
+        for info in infos:
+            said = "told the longest of 64" if info.name in told else "untold"
+            assert info.protocol.startswith(f"local copy;letterbox-512;{files};truncated-box;exact;{said};doctr=")
 
 
 def test_a_task_that_does_not_say_what_is_told_is_a_mistake() -> None:
