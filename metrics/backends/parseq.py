@@ -31,14 +31,13 @@ class Parseq:
     def __init__(self) -> None:
         """Raises `UserError` where docTR would load other weights than TokBench's."""
         from doctr.models import recognition
+        from doctr.models.recognition.parseq import pytorch
 
-        self._model = recognition.parseq(pretrained=False).eval()
-        if WEIGHTS not in self._model.cfg["url"]:
+        if WEIGHTS not in pytorch.default_cfgs["parseq"]["url"]:
             raise UserError(
-                f"The PARSeq of the docTR that is installed is not TokBench's ({WEIGHTS}): pip install "
-                "'python-doctr>=0.10,<2'."
+                f"The docTR that is installed loads another PARSeq than TokBench's ({WEIGHTS}): try its 1.1."
             )
-        self._model.from_pretrained(self._model.cfg["url"])
+        self._model = recognition.parseq(pretrained=True).eval()
         self._longest = int(self._model.max_length)
         projections = self._model.decoder.cross_attention.linear_layers
         for i in (1, 2):  # keys and values

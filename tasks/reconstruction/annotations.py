@@ -131,7 +131,7 @@ def faces(folder: Path, side: int = 0, edges: Edges = FACE) -> list[Sample]:
         width, height = record.size("img_width", "img_height")
         long = max(width, height)
         found = [
-            face(i.box("box", width, height, clip=True), i.points("kps"), long, i.number("ratio"), side, edges)
+            face(i.box("box", width, height, clip=True), _five(i, "kps"), long, i.number("ratio"), side, edges)
             for i in record.inner("faces")
         ]
         return found, (width, height)
@@ -139,7 +139,7 @@ def faces(folder: Path, side: int = 0, edges: Edges = FACE) -> list[Sample]:
     def ours(record: Record) -> Understood:
         width, height = record.size("width", "height")
         given = record.inner("boxes") if "boxes" in record.values else [record]
-        kept = [(i, i.points("points") if "points" in i.values else ()) for i in given if not i.values.get("ignore")]
+        kept = [(i, _five(i, "points") if "points" in i.values else ()) for i in given if not i.values.get("ignore")]
         long = max(width, height)
         return [face(i.box("box", width, height), p, long, side=side, edges=edges) for i, p in kept], (width, height)
 
@@ -155,6 +155,14 @@ def faces(folder: Path, side: int = 0, edges: Edges = FACE) -> list[Sample]:
 
 Understood = tuple[list[Region], Size | None]
 """What an item says of its picture: regions, and width and height."""
+
+
+def _five(record: Record, key: str) -> tuple[tuple[float, float], ...]:
+    """Key points of a face: eyes, nose, corners of the mouth."""
+    points = record.points(key)
+    if len(points) != 5:
+        raise record.fail(f"{key!r} has {len(points)} points, and a face is aligned by five")
+    return points
 
 
 def _own(folder: Path, understand: Callable[[Record], Understood]) -> list[Sample] | None:

@@ -288,6 +288,19 @@ def test_bad_items_are_counted_and_the_sweep_goes_on(tmp_path: Path) -> None:
         assert said in errors
 
 
+def test_a_face_without_its_five_points_is_a_bad_input(tmp_path: Path) -> None:
+    saved(noise(400, 300), tmp_path / "images" / "face_data" / "wflw" / "x.png")
+    entries = []
+    for number in (5, 4):
+        faces = [{"kps": [[1, 1]] * number, "ratio": 0.2, "box": [0, 0, 50, 50]}]
+        entries.append({"image_name": "x.png", "img_height": 300, "img_width": 400, "faces": faces})
+    (tmp_path / "face_meta.json").write_text(json.dumps(entries))
+    good, bad = load("tokbench_faces_256", tmp_path)
+    assert good.images[0]().size == (400, 300)
+    with pytest.raises(ValueError, match=r"entry 1, faces\[0\]: 'kps' has 4 points"):
+        bad.images[0]()
+
+
 def test_what_lies_over_the_edge_is_cut_off_as_tokbench_does(tmp_path: Path) -> None:
     folder = text_folder(tmp_path, "a.png")
     file = folder / "annotations" / "text_ic13.json"
