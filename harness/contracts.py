@@ -21,7 +21,7 @@ Place = Literal["pixel", "encoder", "projector", "decoder", "attention"]
 PLACES: tuple[Place, ...] = ("pixel", "encoder", "projector", "decoder", "attention")
 Convention = Literal["mean", "entering", "after_cut"]
 CONVENTIONS: tuple[Convention, ...] = ("mean", "entering", "after_cut")
-Unit = Literal["tokens", "percent", "bpp"]
+Unit = Literal["tokens", "percent", "bpp", "clip"]
 
 
 class UserError(Exception):
@@ -37,7 +37,8 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`."""
+    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`, or
+    `512/clip`, tokens of all frames of a clip together."""
 
     value: float
     unit: Unit
@@ -58,16 +59,33 @@ class Budget:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 25% or 0.5bpp.")
+            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 512/clip, 25% or 0.5bpp.")
         if value <= 0:
             raise UserError(f"Budget {typed!r} is not above 0: write 64 (tokens), 25% or 0.5bpp.")
-        if unit == "tokens" and value != int(value):
+        if unit in ("tokens", "clip") and value != int(value):
             raise UserError(f"Budget {typed!r} is a fraction of a token: write a whole number, 25% or 0.5bpp.")
         if unit == "percent" and value > 100:
             raise UserError(f"Budget {typed!r} is above the full count: write at most 100%.")
         if unit == "bpp" and value > 24:
             raise UserError(f"Budget {typed!r} is above the 24 bits of an uncompressed pixel: write less.")
         return cls(value, unit, typed)
+
+    def share(self, number: int, images: int) -> Budget:
+        """What image `number` of a clip gets of its budget: equal shares, the first images a token more.
+
+        Any other budget is each image's own.
+
+        Raises:
+            Refusal: there are more images than tokens.
+        """
+        if self.unit != "clip":
+            return self
+        count, rest = divmod(int(self.value), images)
+        if count < 1:
+            raise Refusal(
+                f"budget {self.text} is less than one token for each of {images} images: the smallest is {images}/clip"
+            )
+        return Budget(count + (number < rest), "tokens", self.text)
 
     def tokens(self, full: int, *, capped: bool = False) -> int:
         """The number of tokens that this budget means where `full` are at hand.
@@ -82,6 +100,8 @@ class Budget:
             raise Refusal(
                 f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
             )
+        if self.unit == "clip":
+            raise Refusal(f"budget {self.text} is for all frames of a clip: write {full} or 25%")
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
         if count > full and capped:
             return full
@@ -96,6 +116,8 @@ def _split_unit(typed: str) -> tuple[str, Unit]:
     lowered = typed.lower()
     if lowered.endswith("bpp"):
         return lowered[:-3], "bpp"
+    if lowered.endswith("/clip"):
+        return lowered[:-5], "clip"
     if lowered.endswith("%"):
         return lowered[:-1], "percent"
     return lowered, "tokens"
@@ -131,7 +153,8 @@ class Region:
     `box` is x0, y0, x1, y1 in pixels of the sample's picture, half-open; `points` are x, y pairs; `slices` name the
     groups that the region counts in, such as `{"size": "small"}`. A region whose size falls below the smallest bin of
     its protocol has no slices and is not scored. `image` is the number of the picture, or frame, that it lies in. In
-    question answering a region is evidence: a box that holds what the answer rests on.
+    question answering a region is evidence: a box that holds what the answer rests on. `longest` is the length of the
+    longest transcript in the batch that a recogniser is told the word's with, 0 where that batch is left out.
     """
 
     box: tuple[float, float, float, float]
@@ -139,6 +162,17 @@ class Region:
     points: tuple[tuple[float, float], ...] = ()
     slices: Mapping[str, str] = field(default_factory=dict)
     image: int = 0
+    longest: int | None = None
+
+
+class Framing(Protocol):
+    """How a tokenizer is shown a picture where not as it is, and how what comes back becomes what is scored."""
+
+    def show(self, image: Image) -> Image:
+        """What the tokenizer is given of an RGB picture."""
+
+    def restore(self, shown: Image, image: Image) -> Image:
+        """What is scored, of the size of `image`, from what the tokenizer made of `show(image)`."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +229,8 @@ class Sample:
         stratum: the group that a stratified subset balances.
         turns: the whole prompt, where it is not the pictures in front of the question.
         generation: how the answer is written; None leaves it to the sweep.
+        framing: how a tokenizer is shown the picture, where not as it is.
+        protocol: what the data bring to the protocol of every metric: revision, framing, bins; the same in all samples.
         opens: makes the same sample with its pictures and prompt, where finding them means decoding; called once, and
             what it raises makes the sample a bad input.
     """
@@ -210,6 +246,8 @@ class Sample:
     stratum: str = ""
     turns: tuple[Turn, ...] = ()
     generation: Generation | None = None
+    framing: Framing | None = None
+    protocol: str = ""
     opens: Callable[[], Sample] | None = None
     clip: bool = False
     footage: Footage | None = None
@@ -338,9 +376,11 @@ class Survival(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """What a cell produced for a sample: a picture, or an answer with what was left of the evidence for it."""
+    """What a cell produced for a sample: a picture, the frames of a clip, or an answer with what was left of the
+    evidence for it."""
 
     image: Image | None = None
+    frames: tuple[Image, ...] = ()
     text: str | None = None
     evidence: tuple[Survival, ...] = ()
 
@@ -574,19 +614,26 @@ class Compressor(Protocol):
 
 @dataclass(frozen=True)
 class Codes:
-    """An encoded picture: its bit stream and what it costs.
+    """An encoded picture or clip: its bit stream and what it costs.
 
-    `bits` counts everything that a decoder needs, headers included; `tokens` is None for codecs that have none;
-    `infeasible` says that the budget could not be reached and the lowest rate was used instead; `setting` is what a
-    search for the rate settled on.
+    Attributes:
+        bits: everything that a decoder needs, headers included, in whole bits; of continuous latents at the precision
+            that the tokenizer declares.
+        tokens: None for codecs, which have none.
+        full_tokens: how many there are where the budget is none; None where that is `tokens`.
+        infeasible: the budget could not be reached and the lowest rate was used instead.
+        setting: what a search for the rate settled on.
+        payload: of a network, what its decoder takes: indices or latents with their shapes. The stream is then empty.
     """
 
     stream: bytes
     suffix: str
     bits: int
     tokens: int | None = None
+    full_tokens: int | None = None
     infeasible: bool = False
     setting: int | None = None
+    payload: object = None
 
 
 @runtime_checkable
@@ -601,8 +648,66 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class ClipTokenizer(Protocol):
+    """A tokenizer of whole clips. Of one that is none, a clip is coded frame by frame, `Tokenizer` by name."""
+
+    def encode_clip(self, frames: Sequence[Image], budget: Budget, memo: Memo) -> Codes:
+        """The best codes of RGB frames of one size; tokens of a budget are per frame, bits per pixel of all frames."""
+
+    def decode_clip(self, codes: Codes) -> tuple[Image, ...]:
+        """As many RGB frames as were encoded, of their size."""
+
+
+@runtime_checkable
 class RateSearch(Protocol):
     """A tokenizer that tries several settings to meet a budget; its latency is that of the setting it settles on."""
 
     def repeat(self, image: Image, codes: Codes) -> Codes:
         """Encode again at `codes.setting`, without the search."""
+
+
+class Spent(NamedTuple):
+    """FLOPs of one picture or clip, two per multiply-add."""
+
+    encode: float
+    decode: float
+
+
+@runtime_checkable
+class LoadedNetwork(Protocol):
+    """A tokenizer whose weights are on a device: a `Tokenizer`, a `ClipTokenizer`, or both."""
+
+    def flops(self, size: tuple[int, int], codes: Codes) -> Spent | None:
+        """What coding a picture, or every frame of a clip, of this width and height took; None where nobody can count
+        it."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A tokenizer with weights, as the plan knows it: the class is decorated with `@tokenizer(network=True)`, its
+    instances are hashable, and building one reads a configuration at most.
+
+    Attributes:
+        variable: a budget changes its codes. One of a fixed rate is one cell, whatever the budgets, and is asked for
+            100%.
+    """
+
+    @property
+    def variable(self) -> bool: ...
+
+    def check(self, budget: Budget) -> None:
+        """Raises `Refusal` for a budget that it cannot code any picture at."""
+
+    def revision(self) -> str:
+        """What its weights are: a digest of local files, or the hub's commit.
+
+        Raises:
+            UserError: neither can be had.
+        """
+
+    def load(self, device: str, dtype: str) -> LoadedNetwork:
+        """The same with its weights on a device.
+
+        Raises:
+            UserError: weights that are missing, damaged or of another class.
+        """

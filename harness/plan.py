@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from ..results.store import Cell, MetricInfo
 from .borrowing import collection_of, inner, is_borrowed, task_entry
-from .contracts import Budget, Listed, Metric, Refusal, Sample, Task, UserError, picture_limits
+from .contracts import Budget, Listed, Metric, Network, Refusal, Sample, Task, UserError, picture_limits
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .fitting import asks_text_encoder, check_budgets, check_task, fit_compressor, verified
 from .models import ModelInfo, model_info
@@ -22,7 +22,7 @@ from .spec import MethodChoice, Section, SweepSpec
 
 S = TypeVar("S", Sample, Listed)
 ENGINE = {
-    "reconstruction": ("contracts.py", "reconstruction.py"),
+    "reconstruction": ("contracts.py", "reconstruction.py", "checkpoints.py"),
     "vqa": ("contracts.py", "reduction.py", "schedule.py", "answering.py", "models"),
 }
 """What of the engine determines a prediction, by kind of task."""
@@ -118,7 +118,7 @@ def make_plan(spec: SweepSpec) -> Plan:
             asked += count
             metrics = tuple(m for _, m in material.metrics)
             groups.append(Group(name, family, model, material.samples, metrics, tuple(cells), material.pixels))
-    if any(g.model for g in groups):
+    if any(g.model or any(c.entry.meta.get("network") for c in g.cells) for g in groups):
         from .models.loading import check_platform
 
         check_platform(spec.device, spec.dtype, spec.attention)
@@ -154,11 +154,12 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
 def _own(entry: Entry, spec: SweepSpec) -> _Material:
     """Of a task of ours, or of a plug-in: the same for every model."""
     limit = spec.sections[str(entry.meta["family"])].limit
-    samples, subset = _subset(_samples(entry, spec), limit, spec.subset)
+    listed = _samples(entry, spec)
+    samples, subset = _subset(listed, limit, spec.subset)
     return _Material(
         samples,
         subset,
-        _metrics(entry, spec),
+        _metrics(entry, spec, listed[0].protocol),
         entry.meta["revision"],
         picture_limits(spec.min_pixels, spec.max_pixels, None),
     )
@@ -201,10 +202,11 @@ def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S
     return tuple(s for s in samples if s.id in chosen), f"stratified:{limit}"
 
 
-def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
+def _metrics(entry: Entry, spec: SweepSpec, protocol: str) -> list[tuple[MetricInfo, Metric]]:
+    """The metrics of a task, each once: two names may come to the same with a backend. `protocol` is the data's."""
     names = entry.meta["metrics"]
     assert isinstance(names, tuple)
-    found = []
+    found: dict[str, tuple[MetricInfo, Metric]] = {}
     for name in names:
         about = registry("metrics").get(name)
         option = about.meta["backend"]
@@ -213,11 +215,11 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
         if not isinstance(metric, Metric):
             raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
         info = MetricInfo(
-            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over, metric.protocol(),
-            code_digest(about), str(about.meta["family"]),
+            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over,
+            ";".join(filter(None, [protocol, metric.protocol()])), code_digest(about), str(about.meta["family"]),
         )  # fmt: skip
-        found.append((info, metric))
-    return found
+        found.setdefault(metric.name, (info, metric))
+    return list(found.values())
 
 
 def _models(entry: Entry, spec: SweepSpec) -> Sequence[ModelInfo | None]:
@@ -247,6 +249,11 @@ class _Expander:
     def section(self) -> Section:
         return self.spec.sections[self.family]
 
+    @property
+    def networks(self) -> bool:
+        """Whether a device and a dtype mean something to tokenizers here; all cells of a task then share them."""
+        return any(m.entry.meta.get("network") for m in self.section.methods)
+
     def expand(self) -> tuple[list[PlannedCell], list[Refused], int]:
         """Cells, refusals, and how many cells come from methods that the user named."""
         cells: list[PlannedCell] = []
@@ -254,17 +261,27 @@ class _Expander:
         asked = 0
         for choice, named in self._choices():
             entry = choice.entry
-            budgets: Iterable[Budget | None] = (None,) if entry.kind == "untouched" else self.section.budgets
-            for budget in budgets:
+            for budget in self._budgets(entry, choice):
                 try:
                     method, planned = self._fit(entry, choice, budget)
                 except Refusal as reason:
                     refused.append(self._refusal(choice, budget, str(reason)))
                     continue
                 for seed in self.spec.seeds if entry.meta.get("stochastic") else self.spec.seeds[:1]:
-                    cells.append(PlannedCell(self._cell(entry, choice, budget, seed), entry, method, budget, planned))
+                    cell = self._cell(entry, choice, budget, seed, method)
+                    cells.append(PlannedCell(cell, entry, method, budget, planned))
                     asked += named
         return cells, refused, asked
+
+    def _budgets(self, entry: Entry, choice: MethodChoice) -> Sequence[Budget | None]:
+        """What is untouched, or has a fixed rate, is one cell, whatever the budgets."""
+        if entry.kind == "untouched":
+            return (None,)
+        if entry.meta.get("network"):
+            network = entry.build(choice.parameters)
+            if isinstance(network, Network) and not network.variable:
+                return (None,)
+        return self.section.budgets
 
     def _choices(self) -> list[tuple[MethodChoice, bool]]:
         """Full tokens first, then what was named, then the floors that a question needs."""
@@ -280,23 +297,33 @@ class _Expander:
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
         check_task(entry, self.task, self.model)
+        if budget and budget.unit == "clip" and not (self.model and self.task.meta["family"] == "video_qa"):
+            raise Refusal(f"budget {budget.text} is for all frames of a clip, and {self.task.name} asks about none")
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
-        return self._fit_tokenizer(entry, choice, budget) if budget else None, None
+        return None if entry.kind == "untouched" else self._fit_tokenizer(entry, choice, budget), None
 
-    def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget) -> object:
+    def _fit_tokenizer(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> object:
         if entry.kind != "tokenizer":
             raise Refusal(
                 f"{entry.name} is a {entry.kind} and acts in a model; the task {self.task.name} is about pictures"
             )
+        if entry.meta.get("clips") and not all(s.clip for s in self.material.samples):
+            raise Refusal(f"{entry.name} codes clips, and {self.task.name} shows pictures")
         units = entry.meta["budget_units"]
         assert isinstance(units, tuple)
-        if budget.unit not in units:
+        if budget and budget.unit not in units:
             example = {"bpp": "0.5bpp", "tokens": "64", "percent": "25%"}
             raise Refusal(
                 f"{entry.name} takes a budget such as {' or '.join(example[u] for u in units)}, not {budget.text}"
             )
-        return entry.build(choice.parameters)
+        method = entry.build(choice.parameters)
+        if entry.meta.get("network"):
+            if not isinstance(method, Network):
+                raise UserError(f"{entry.name} in {entry.path} lacks a part of the Network contract.")
+            if budget:
+                method.check(budget)
+        return method
 
     def _refusal(self, choice: MethodChoice, budget: Budget | None, reason: str) -> Refused:
         return Refused(
@@ -307,10 +334,10 @@ class _Expander:
             reason,
         )
 
-    def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Cell:
+    def _cell(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int, method: object) -> Cell:
         model, spec = self.model, self.spec
         asks = model is not None
-        work_id = digest(self._work(entry, choice, budget, seed))
+        work_id = digest(self._work(entry, choice, budget, seed, method))
         return Cell(
             cell_id=digest([work_id, self.material.subset]),
             work_id=work_id,
@@ -331,14 +358,16 @@ class _Expander:
             family=self.family,
             subset=self.material.subset,
             seed=seed,
-            dtype=spec.dtype if asks else None,
+            dtype=spec.dtype if asks or self.networks else None,
             attention=spec.attention if asks else None,
-            device=spec.device if asks else "cpu",
+            device=spec.device if asks or self.networks else "cpu",
             metrics=tuple(info for info, _ in self.material.metrics),
             sample_ids=tuple(s.id for s in self.material.samples),
         )
 
-    def _work(self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int) -> Mapping[str, object]:
+    def _work(
+        self, entry: Entry, choice: MethodChoice, budget: Budget | None, seed: int, method: object
+    ) -> Mapping[str, object]:
         """Everything that determines a prediction, a sample apart."""
         spec = self.spec
         libraries = entry.meta.get("libraries", ())
@@ -356,6 +385,8 @@ class _Expander:
             "engine": engine_digest(*ENGINE["vqa" if self.model else "reconstruction"]),
             "libraries": major(library_versions()) | library_versions(libraries),
         }
+        if isinstance(method, Network):
+            work |= {"model": method.revision(), "dtype": spec.dtype, "device": spec.device.partition(":")[0]}
         if self.model:
             work |= {
                 "model": self.model.revision,

@@ -32,7 +32,7 @@ class LatencyProbe:
         succeeded: Callable[[PlannedCell, Sample], bool],
     ) -> None:  # fmt: skip
         self.group, self.spec, self.folder, self.name, self.succeeded = group, spec, folder, name, succeeded
-        self.device = spec.device if group.model else "cpu"
+        self.device = (group.cells[0].cell.device if group.cells else None) or "cpu"
 
     def untimed(self) -> list[PlannedCell]:
         """Cells that are not timed yet; pictures are timed unless told otherwise, models only when asked. A cell that

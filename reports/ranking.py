@@ -96,6 +96,8 @@ def _why_unranked(row: dict[str, Any]) -> str:
         return str(row["status"])
     if row["illustrative"]:
         return "illustrative"
+    if row["kind"] == "tokenizer" and missing(row["budget_value"]):
+        return "fixed rate"
     return "no value" if missing(row["value"]) else ""
 
 

@@ -16,6 +16,7 @@ from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlatio
 from .aggregation import bootstrap, find
 from .groups import by_cell, group_rows
 from .latency import latency_columns
+from .published import rows_beside
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
@@ -33,6 +34,7 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
     rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
     rows += group_rows(folder, cells, by_cell(rows))
+    rows += rows_beside(rows)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -149,11 +151,12 @@ def _costs(records: Sequence[SampleRecord]) -> dict[str, object]:
     return {
         "tokens_full": _mean(r.tokens_full for r in done),
         "tokens_entering": _mean(n[0] for n in layers),
-        "tokens_mean": _mean(fmean(n) for n in layers),
+        "tokens_mean": _mean([*(fmean(n) for n in layers), *(r.tokens for r in done)]),
         "tokens_kv": _mean(r.tokens_kv for r in done),
         "bits_per_pixel": _mean(r.bits / r.pixels for r in done if r.bits is not None and r.pixels),
         "kv_bytes": _mean(r.kv_bytes for r in done),
         "flops": _mean(r.flops for r in done),
+        "flops_decode": _mean(r.flops_decode for r in done),
     }
 
 

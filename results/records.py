@@ -25,7 +25,7 @@ COLUMNS: tuple[str, ...] = (
     "vision_ms", "vision_q1_ms", "vision_q3_ms", "compressor_ms", "compressor_q1_ms", "compressor_q3_ms",
     "prefill_ms", "prefill_q1_ms", "prefill_q3_ms",
     "latency_device", "latency_rounds", "latency_samples", "latency_error",
-    "answer_tokens", "break_even_tokens", "break_even_reason",
+    "answer_tokens", "break_even_tokens", "break_even_reason", "flops_decode",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
@@ -34,7 +34,8 @@ explain scores and are no score; `loss_correlation` says how well: it is that of
 `_clusters` clusters, with its interval. `comparable` is false for a figure of a subset that is only defined on the
 whole set (a sum, a fixed denominator). `n_alone` counts answers of a batch that were asked for again one by one, where
 the dtype makes no promise, and `n_flips` those that came out otherwise. `kv_bytes` is the mean size of the cache after
-prefill, as executed.
+prefill, as executed. Of a tokenizer `tokens_mean` counts the tokens of its codes, `flops` encoding and decoding, and
+`flops_decode` decoding alone.
 
 What the latency probe found at batch size 1, median over the samples that it timed of median and quartiles (`q1`, `q3`)
 over its rounds: `latency_ms` to the first token, apart from that its phases `vision_ms`, `compressor_ms` and
@@ -74,7 +75,8 @@ class SampleRecord:
 
     `prediction` is an answer, or the file under `outputs/` that holds a picture's stream. Token counts are those of the
     ledger: `tokens_per_layer` at the input of every LLM layer, `tokens_kv` in the cache after prefill, layers' mean;
-    `kv_bytes` is the size of that cache, text tokens included.
+    `kv_bytes` is the size of that cache, text tokens included. Of a tokenizer `tokens` are those of its codes, and
+    `flops` those of encoding and decoding, of which `flops_decode` is a part.
     `kept_indices` are source indices of the full raster, a list per stage. `bits` counts headers. `evidence` has an
     entry for each patch that holds a part of what the answer rests on. `alone` is the answer without the others of its
     batch, where that was asked for.
@@ -87,6 +89,7 @@ class SampleRecord:
     prediction: str | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     tokens_full: int | None = None
+    tokens: int | None = None
     tokens_per_layer: tuple[int, ...] | None = None
     tokens_kv: float | None = None
     text_tokens: int | None = None
@@ -95,6 +98,7 @@ class SampleRecord:
     bits: int | None = None
     pixels: int | None = None
     flops: float | None = None
+    flops_decode: float | None = None
     evidence: tuple[Survival, ...] | None = None
     alone: str | None = None
     error: str | None = None
