@@ -589,6 +589,14 @@ class RateSearch(Protocol):
         """Encode again at `codes.setting`, without the search."""
 
 
+@runtime_checkable
+class ClipRateSearch(Protocol):
+    """The same of a tokenizer of clips."""
+
+    def repeat_clip(self, frames: Sequence[Image], codes: Codes) -> Codes:
+        """Encode again at `codes.setting`, without the search."""
+
+
 class Spent(NamedTuple):
     """FLOPs of one picture or clip, two per multiply-add."""
 
