@@ -329,6 +329,18 @@ class Output:
     text: str | None = None
     evidence: tuple[Survival, ...] = ()
 
+    def picture(self, number: int) -> Image:
+        """The picture, or of a clip the frame of that number.
+
+        Raises:
+            ValueError: there is none.
+        """
+        shown = self.frames or (self.image,)
+        found = shown[number] if number < len(shown) else None
+        if found is None:
+            raise ValueError(f"there is no picture {number}")
+        return found
+
 
 @runtime_checkable
 class Metric(Protocol):

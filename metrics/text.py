@@ -66,9 +66,7 @@ class _TextMetric(ABC):
         return [r for r in sample.regions if r.slices and ocr.fold(r.text or "", rule)]
 
     def _read(self, output: Output, regions: Sequence[Region]) -> list[str]:
-        if output.image is None:
-            raise ValueError("there is no picture to read")
-        return ocr.reader(self.backend).read([_cut(output.image, region) for region in regions])
+        return ocr.reader(self.backend).read([_cut(output.picture(r.image), r) for r in regions])
 
 
 @metric("t_acc", family="reconstruction", unit="", higher_is_better=True, backend="ocr")
