@@ -10,12 +10,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from toksweep.cli import app
 from toksweep.harness.contracts import Memo, Metric, Output, Sample, UserError
 from toksweep.harness.registry import registry
 from toksweep.harness.runner import open_sample
-from toksweep.results.store import ResultsFolder
-from typer.testing import CliRunner
+from unreported import swept
 
 
 def samples(name: str, folder: Path | None = None) -> list[Sample]:
@@ -124,11 +122,11 @@ def test_a_sweep_codes_clips_whole_and_frame_by_frame(tmp_path: Path) -> None:
     folder.mkdir()
     write(folder / "one.mp4", 20)
     (folder / "noise.avi").write_bytes(b"no clip at all" * 100)
-    flags = ["--method", "h264", "--method", "jpeg", "--budget", "0.5bpp", "--no-latency", "--json"]
-    command = ["sweep", "--task", "clips", "--data", f"clips={folder}", *flags, "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.stdout + result.stderr
-    out = ResultsFolder(tmp_path / "out")
+    asked = {
+        "tasks": ["clips"], "data": {"clips": str(folder)}, "methods": ["h264", "jpeg"], "budgets": ["0.5bpp"],
+        "out": tmp_path / "out",
+    }  # fmt: skip
+    out, _ = swept(**asked)
     found = {c.label: out.records(c.work_id) for c in out.cells()}
     assert {r["noise.avi"].status for r in found.values()} == {"bad_input"}
     pixels = 32 * 24 * 17
@@ -144,18 +142,12 @@ def test_a_sweep_codes_clips_whole_and_frame_by_frame(tmp_path: Path) -> None:
             if "psnr" in line["scores"]:
                 line["scores"]["psnr"]["code"] = "older"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    again = CliRunner().invoke(app, command)
-    assert again.exit_code == 0, again.stdout + again.stderr
+    out, _ = swept(**asked)
     assert {c.label: out.records(c.work_id) for c in out.cells()} == found
 
 
 def test_a_codec_of_clips_is_refused_where_pictures_are_shown(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "p" / "a.png")
-    result = CliRunner().invoke(
-        app,
-        ["sweep", "--task", "photos", "--data", f"photos={tmp_path / 'p'}", "--method", "h264", "--budget", "1bpp",
-         "--dry-run"],
-    )  # fmt: skip
-    assert isinstance(result.exception, UserError)
-    assert "h264 codes clips, and photos shows pictures" in str(result.exception)
+    with pytest.raises(UserError, match="h264 codes clips, and photos shows pictures"):
+        swept(tasks=["photos"], data={"photos": str(tmp_path / "p")}, methods=["h264"], budgets=["1bpp"])
