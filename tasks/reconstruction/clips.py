@@ -62,7 +62,7 @@ def clips(folder: Path | None) -> list[Sample]:
 
 @task("clip_text", family="reconstruction", metrics=("t_acc", "t_ned"), licence="see tasks/reconstruction/split.json")
 def clip_text(folder: Path | None) -> list[Sample]:
-    """The pictures of `text` under a view that moves: are its words read in the first, middle and last frame?
+    """The pictures of `text` under a view that moves; words are read in the first, middle and last frame.
 
     Raises:
         UserError: a folder is given.
@@ -78,7 +78,7 @@ def clip_text(folder: Path | None) -> list[Sample]:
     licence="see tasks/reconstruction/split.json",
 )
 def clip_faces(folder: Path | None) -> list[Sample]:
-    """The pictures of `faces` under a view that moves: are they known in the first, middle and last frame?
+    """The pictures of `faces` under a view that moves; faces are looked at in the first, middle and last frame.
 
     Raises:
         UserError: a folder is given.
