@@ -130,7 +130,7 @@ def _moved(region: Region, corner: Pair, frame: int, view: Pair) -> Region:
     x0, y0, x1, y1 = region.box
     box = (x0 - x, y0 - y, x1 - x, y1 - y)
     if region.text:
-        return replace(word(region.text, box, max(view)), image=frame)
+        return replace(word(region.text, box, max(view)), image=frame, longest=region.longest)
     return replace(face(box, tuple((a - x, b - y) for a, b in region.points), max(view)), image=frame)
 
 
