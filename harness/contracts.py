@@ -384,6 +384,18 @@ class Output:
     text: str | None = None
     evidence: tuple[Survival, ...] = ()
 
+    def picture(self, number: int) -> Image:
+        """The picture, or of a clip the frame of that number.
+
+        Raises:
+            ValueError: there is none.
+        """
+        shown = self.frames or (self.image,)
+        found = shown[number] if number < len(shown) else None
+        if found is None:
+            raise ValueError(f"there is no picture {number}")
+        return found
+
 
 @runtime_checkable
 class Metric(Protocol):
@@ -663,6 +675,14 @@ class RateSearch(Protocol):
     """A tokenizer that tries several settings to meet a budget; its latency is that of the setting it settles on."""
 
     def repeat(self, image: Image, codes: Codes) -> Codes:
+        """Encode again at `codes.setting`, without the search."""
+
+
+@runtime_checkable
+class ClipRateSearch(Protocol):
+    """The same of a tokenizer of clips."""
+
+    def repeat_clip(self, frames: Sequence[Image], codes: Codes) -> Codes:
         """Encode again at `codes.setting`, without the search."""
 
 
