@@ -213,6 +213,8 @@ class LmmsTask(BorrowedTask):
         if isinstance(place, list | tuple):
             return [self.wrapper.sees(_picture(f)) for f in place], None
         shown = film(Path(place), lambda count, rate: self.wrapper.frame_numbers(*part_of(count, rate, span)))
+        if not shown.rate and self.wrapper.frame_pixels:
+            raise ValueError(f"{place} does not say how many frames it shows in a second")
         _, counted = part_of(shown.count, shown.rate, span)
         footage = Footage(tuple(shown.numbers), counted, shown.rate, fitted=self.wrapper.frame_pixels is not None)
         return self.wrapper.sees_clip(shown.frames), footage

@@ -19,7 +19,7 @@ class Film:
     Attributes:
         numbers: which ones.
         count: how many the file has.
-        rate: how many come in a second, on average.
+        rate: how many come in a second, on average; 0 where the file says nothing of it.
     """
 
     frames: list[Image]
@@ -53,7 +53,7 @@ def film(path: Path, choose: Callable[[int, float], Sequence[int]]) -> Film:
 
     # Counted first: containers state numbers of frames that are not those that decode.
     count, rate, _ = every(set())
-    if not count or not rate:
+    if not count:
         raise ValueError(f"{path.name} holds no frame that can be decoded")
     numbers = [int(n) for n in choose(count, rate)]
     _, _, kept = every(set(numbers))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...harness.contracts import Sample, UserError
-from ..lmms.frames import frames
+from ..lmms.frames import film
 from .sources import digest
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def middle(path: Path) -> list[Image]:
     """
     stated = _stated(path)
 
-    def choose(count: int) -> range:
+    def choose(count: int, _rate: float) -> range:
         if count < CUT_OFF * stated:
             raise ValueError(f"{path.name} is cut off: {count} of its {stated} frames can be decoded")
         start = max(0, (count - FRAMES) // 2)
         return range(start, min(count, start + FRAMES))
 
-    return [_shrunk(frame) for frame in frames(path, choose)]
+    return [_shrunk(frame) for frame in film(path, choose).frames]
 
 
 def _stated(path: Path) -> int:
