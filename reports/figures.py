@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..results.store import write_atomically
 from .face import plain_face
 from .pareto import front
-from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
+from .printed import Estimate, budget_text, cost_name, new_stem, setting_text, show, show_cost
 from .ranking import BUDGET, SERIES, as_rows, missing
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
-DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
+DRAWN = dict.fromkeys(("bits_per_pixel", "tokens_mean", "flops", "flops_decode"), "fewer") | {"latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
 STYLE = {
     "svg.fonttype": "none",
@@ -132,7 +132,7 @@ def _draw_one(
     titles = {r["gid"]: _title(r, cost) for r in points}
     svg = write(paint, out, stem, about, titles)
     setting = setting_text(first)
-    caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
+    caption = f"{first['metric']} against {cost_name(cost, first['family'])}" + (f" ({setting})" if setting else "")
     return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
 
 
@@ -284,18 +284,18 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
 
 def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cost: str) -> None:
     costs = [float(r[cost]) for r in points]
-    cost_axis(axes, cost, log=min(costs) > 0 and max(costs) / min(costs) > 6)
+    cost_axis(axes, cost, first["family"], log=min(costs) > 0 and max(costs) / min(costs) > 6)
     score_axis(axes, first)
 
 
-def cost_axis(axes: Axes, cost: str, *, log: bool) -> None:
+def cost_axis(axes: Axes, cost: str, family: str, *, log: bool) -> None:
     """The axis of a cost, and which way is better."""
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
-    axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
+    axes.set_xlabel(f"{cost_name(cost, family)} ({DRAWN[cost]} is better)")
 
 
 def score_axis(axes: Axes, row: dict[str, Any]) -> None:
@@ -311,7 +311,8 @@ def score_axis(axes: Axes, row: dict[str, Any]) -> None:
 
 
 def _title(row: dict[str, Any], cost: str) -> str:
-    return hover(row, {row["metric"]: Estimate.of(row)}, f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}")
+    spent = f"{cost_name(cost, row['family'])}: {show_cost(cost, float(row[cost]))}"
+    return hover(row, {row["metric"]: Estimate.of(row)}, spent)
 
 
 def hover(row: dict[str, Any], estimates: Mapping[str, Estimate], *more: str) -> str:

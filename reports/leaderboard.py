@@ -110,7 +110,12 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost, "megabytes": latency.megabytes}
+    environment.filters |= {
+        "show": printed.show,
+        "cost_name": printed.cost_name,
+        "show_cost": printed.show_cost,
+        "megabytes": latency.megabytes,
+    }
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
@@ -122,7 +127,6 @@ def render(
         phases=latency.PHASES,
         runs=list(reversed(runs)),
         excerpts=excerpts,
-        cost_names=printed.COSTS,
         provenance=provenance,
         least_clusters=ILLUSTRATIVE_BELOW,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -142,7 +146,7 @@ def excerpts_of(cell: Cell, stored: Mapping[str, SampleRecord]) -> Iterator[Exce
     said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
     for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
         text = (record.error or record.prediction or "")[:400]
-        budget = cell.budget or "all"
+        budget = cell.budget or ("fixed rate" if cell.kind == "tokenizer" else "all")
         yield Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text)
 
 
