@@ -105,8 +105,10 @@ class _GroupRun:
                 if timed:
                     self._probe(probe, bench, timed)
         finally:
-            for writer in (*self.writers.values(), *self.features.values()):
-                writer.close()
+            for lines in self.writers.values():
+                lines.close()
+            for features in self.features.values():
+                features.close()
 
     # --------------------------------------------------------------------------------------------------------- records
 
@@ -215,7 +217,7 @@ class _GroupRun:
                 continue
             raw: tuple[object, ...] = ()
             if isinstance(metric, BorrowedMetric) and info.aggregation:
-                raw = metric.values(output and output.text, sample, memo)
+                raw = metric.values(output.text if output else None, sample, memo)
             elif isinstance(metric, SetMetric) and output is not None:
                 raw = self._kept(cell.cell.work_id, metric, output, sample, memo)
             scores[info.name] = Score(info.protocol, info.code, tuple((i.value, dict(i.slices)) for i in found), raw)

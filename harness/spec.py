@@ -261,7 +261,7 @@ def _check_metric(typed: str, families: Iterable[str]) -> None:
     name, parameters = parse_call(typed)
     entry = registry("metrics").get(name)
     entry.check(parameters)
-    if entry.meta["family"] not in families:
+    if str(entry.meta["family"]) not in families:
         swept = ", ".join(families)
         raise UserError(f"--metric {name} is for tasks of {entry.meta['family']}, and those swept are of {swept}.")
 

@@ -54,10 +54,17 @@ def quick_frechet(ours: Features, originals: Features) -> float:
         return math.nan
     sides = [np.asarray(side, dtype=np.float64) for side in (ours, originals)]
     centres = [side.mean(0) for side in sides]
-    a, b = (np.linalg.qr((s - c) / math.sqrt(len(s) - 1), mode="r") for s, c in zip(sides, centres, strict=True))
+    a, b = (_factor((s - c) / math.sqrt(len(s) - 1)) for s, c in zip(sides, centres, strict=True))
     shift = centres[0] - centres[1]
     total = shift @ shift + (a * a).sum() + (b * b).sum() - 2 * np.linalg.norm(a @ b.T, "nuc")
     return max(0.0, float(total))
+
+
+def _factor(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R of a QR factorisation, with the same covariance and no more rows than numbers."""
+    factor: Any = np.linalg.qr(centred, mode="r")
+    found: NDArray[np.float64] = factor
+    return found
 
 
 def kernel(ours: Features, originals: Features) -> float:

@@ -124,7 +124,7 @@ def _draw_one(
         floor_band(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
-            _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
+            with_whiskers(axes, [r for r in points if r["label"] == label], cost, looks[label])
         _ceiling(axes, records, points)
         _finish(axes, first, points, cost)
 
@@ -196,7 +196,7 @@ def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _points(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
+def with_whiskers(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
     """The points of one label with their intervals."""
     x, y = [float(r[cost]) for r in rows], [float(r["value"]) for r in rows]
     axes.errorbar(x, y, yerr=whiskers(rows), fmt="none", ecolor=look.color, elinewidth=1, capsize=2, zorder=2)

@@ -14,6 +14,7 @@ from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW, SampleRecord
 from ..results.store import Cell, write_atomically
 from . import (
+    equal_bits,
     evidence,
     figures,
     latency,
@@ -79,12 +80,14 @@ def write_report(
         explained = evidence.explain(ranked, cells, out / "figures")
         kept = retention_figure.draw(retained, figures.styles(ranked), out / "figures")
         timed = latency.explain(ranked, out / "figures")
+        equal = equal_bits.explain(ranked, out / "figures")
         sections = tables.sections(ranked, cells)
         tables.write_tables(ranked, cells, sections, out / "tables")
         retention_tables.write(retained, out / "tables")
         latency.write_tables(timed, out / "tables")
+        equal_bits.write_tables(equal, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, excerpts))
+        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, equal, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
@@ -97,6 +100,7 @@ def render(
     explained: Sequence[evidence.Evidence],
     kept: Sequence[retention_figure.Drawn],
     timed: Sequence[latency.Latency],
+    equal: Sequence[equal_bits.EqualBits],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -115,6 +119,8 @@ def render(
         "cost_name": printed.cost_name,
         "show_cost": printed.show_cost,
         "megabytes": latency.megabytes,
+        "percent": equal_bits.percent,
+        "gain": equal_bits.gain,
     }
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
@@ -125,6 +131,7 @@ def render(
         shares=retention_curves.SHARES,
         latency=[(part, [(f, Markup(f.svg)) for f in part.figures]) for part in timed],  # noqa: S704
         phases=latency.PHASES,
+        equal_bits=[(part, Markup(part.figure.svg)) for part in equal],  # noqa: S704
         runs=list(reversed(runs)),
         excerpts=excerpts,
         provenance=provenance,

@@ -14,14 +14,14 @@ COSTS = {
     "tokens_mean": "tokens, mean over layers",
     "tokens_entering": "tokens entering",
     "flops": "FLOPs to first token",
-    "flops_decode": "FLOPs of decoding",
+    "flops_decode": "FLOPs, decode",
     "latency_ms": "latency, ms",
 }
 """Cost columns in the order shown, with their headings."""
 OF_TOKENIZERS = {
-    "tokens_mean": "tokens per picture or clip",
-    "flops": "FLOPs of encoding and decoding",
-    "latency_ms": "latency of both, ms",
+    "tokens_mean": "tokens",
+    "flops": "FLOPs, encode + decode",
+    "latency_ms": "latency, encode + decode, ms",
 }
 """Headings where nothing is answered: there is no first token, and there are no layers."""
 
@@ -84,7 +84,7 @@ def show_cost(name: str, value: float, *, exact: bool = True) -> str:
             if value >= factor:
                 return f"{value / factor:.3g} {prefix}"
     if name == "bits_per_pixel" and exact:
-        return f"{value:.3f}"
+        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

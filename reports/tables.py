@@ -201,8 +201,7 @@ def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
         found.append(f"not comparable: {', '.join(whole)} (defined on the whole set)")
     sets = [r for r in records if text(r.get("aggregation")).startswith("set ") and r["n_items"] < SET_SIZE]
     if sets and first["kind"] != "untouched":
-        names, least = ", ".join(r["metric"] for r in sets), min(int(r["n_items"]) for r in sets)
-        found.append(f"of {least} pictures, where {SET_SIZE} are usual: {names} depend on the number")
+        found.append(f"figures of sets: of {min(int(r['n_items']) for r in sets)} pictures, {SET_SIZE} are usual")
     if not missing(first.get("n_alone")):
         found.append(f"{int(first['n_flips'])} of {int(first['n_alone'])} answers are others when asked one by one")
     if not missing(first["latency_error"]):

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from ...harness.models.embedded import embedded
+from ...harness.models.loading import without_bars
 
 SIDE = 96
 """Of the picture that the tower sees, in pixels: the whole one, squeezed."""
@@ -25,9 +26,10 @@ class Tower(FeatureExtractorBase):  # type: ignore[misc]
         from transformers import LlavaForConditionalGeneration
 
         super().__init__(name, features_list)
-        whole: Any = LlavaForConditionalGeneration.from_pretrained(
-            str(embedded()[name]), dtype=torch.float32, local_files_only=True
-        )
+        with without_bars():
+            whole: Any = LlavaForConditionalGeneration.from_pretrained(
+                str(embedded()[name]), dtype=torch.float32, local_files_only=True
+            )
         self.tower = whole.model.vision_tower
         self.layer = whole.config.vision_feature_layer
         self.requires_grad_(False)

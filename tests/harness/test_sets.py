@@ -110,7 +110,7 @@ def test_going_on_takes_no_feature_again_and_a_report_rebuilds_the_figures(swept
     fd = cells[(cells["metric"] == "fd[toksweep-mini]") & (cells["label"] == "jpeg")].set_index("budget")["value"]
     told = {k[1]: r["value"] for k, r in rows(document, "fd[toksweep-mini]").items() if k[0] == "jpeg"}
     assert dict(fd) == pytest.approx(told, rel=1e-12)
-    assert "of 12 pictures, where 10000 are usual: fd[toksweep-mini]" in page.read_text()
+    assert "figures of sets: of 12 pictures, 10000 are usual" in page.read_text()
 
 
 def test_a_metric_that_is_added_later_needs_no_codec(swept) -> None:
