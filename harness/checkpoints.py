@@ -2,20 +2,79 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .contracts import UserError
 from .digest import digest, file_digest
+from .registry import ROOT
 
 EMBEDDED = Path(__file__).parent / "models" / "embedded" / "tokenizers"
+PUBLISHED = ROOT / "methods" / "tokenizers" / "published.csv"
 _DETERMINING = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.jit", "*.json")
 
 
 def embedded_tokenizers() -> dict[str, Path]:
     """Folders of the tokenizers that come with the package, by name."""
     return {path.parent.name: path.parent for path in sorted(EMBEDDED.glob("*/config.json"))}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that others released, by the name that we give it, and what its authors say of it.
+
+    Attributes:
+        method: the tokenizer that loads it.
+        library_class: of the library that holds the architecture; empty where that is ours.
+        hub, subfolder: where it is.
+        tokens: of a picture of 256 x 256; the most, where it varies.
+        codes: the size of the code book, of all books of a token together; None of continuous latents.
+        channels: numbers of a continuous token; None of discrete ones.
+        bits_per_pixel: at 256 x 256 and, of continuous latents, 16 bits a number.
+    """
+
+    name: str
+    method: str
+    library_class: str
+    hub: str
+    subfolder: str
+    tokens: int | None
+    codes: int | None
+    channels: int | None
+    bits_per_pixel: float | None
+
+
+@cache
+def published() -> Mapping[str, Published]:
+    """The released checkpoints that tokenizers know by name."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        row["name"]: Published(
+            row["name"],
+            row["method"],
+            row["library_class"],
+            row["hub"],
+            row["subfolder"],
+            _whole(row["tokens"]),
+            _whole(row["codes"]),
+            _whole(row["channels"]),
+            float(row["bits_per_pixel"]) if row["bits_per_pixel"] else None,
+        )
+        for row in rows
+    }
+
+
+def known_to(method: str) -> list[str]:
+    """Names of the released checkpoints that a tokenizer loads."""
+    return [p.name for p in published().values() if p.method == method]
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text else None
 
 
 @dataclass(frozen=True)
@@ -32,6 +91,9 @@ class Checkpoint:
     repository: str | None
     subfolder: str = ""
 
+    def __str__(self) -> str:
+        return str(PurePosixPath(self.folder or self.repository or "", self.subfolder))
+
     def revision(self) -> str:
         """A digest of local files, or the hub's commit.
 
@@ -47,8 +109,11 @@ class Checkpoint:
             raise UserError(f"{place} holds no weights: a tokenizer needs a *.safetensors file beside its config.json.")
         return digest([[path.name, file_digest(path)] for path in found])
 
-    def local(self) -> Path:
+    def local(self, *only: str) -> Path:
         """The folder with its files, fetched from the hub where they are not at hand.
+
+        Args:
+            only: patterns of the files that are needed; all by default.
 
         Raises:
             UserError: damaged files, or a hub that cannot be reached.
@@ -61,7 +126,7 @@ class Checkpoint:
         from huggingface_hub import snapshot_download
 
         assert self.repository
-        inside = [f"{self.subfolder}/*"] if self.subfolder else None
+        inside = [str(PurePosixPath(self.subfolder, name)) for name in only or ("*",)]
         try:
             fetched = snapshot_download(self.repository, revision=self.revision(), allow_patterns=inside)
         except OSError as error:

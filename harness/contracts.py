@@ -23,7 +23,7 @@ Place = Literal["pixel", "encoder", "projector", "decoder", "attention"]
 PLACES: tuple[Place, ...] = ("pixel", "encoder", "projector", "decoder", "attention")
 Convention = Literal["mean", "entering", "after_cut"]
 CONVENTIONS: tuple[Convention, ...] = ("mean", "entering", "after_cut")
-Unit = Literal["tokens", "percent", "bpp"]
+Unit = Literal["tokens", "percent", "bpp", "clip"]
 
 
 class UserError(Exception):
@@ -39,7 +39,8 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`."""
+    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`, or
+    `512/clip`, tokens of all frames of a clip together."""
 
     value: float
     unit: Unit
@@ -60,16 +61,33 @@ class Budget:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 25% or 0.5bpp.")
+            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 512/clip, 25% or 0.5bpp.")
         if value <= 0:
             raise UserError(f"Budget {typed!r} is not above 0: write 64 (tokens), 25% or 0.5bpp.")
-        if unit == "tokens" and value != int(value):
+        if unit in ("tokens", "clip") and value != int(value):
             raise UserError(f"Budget {typed!r} is a fraction of a token: write a whole number, 25% or 0.5bpp.")
         if unit == "percent" and value > 100:
             raise UserError(f"Budget {typed!r} is above the full count: write at most 100%.")
         if unit == "bpp" and value > 24:
             raise UserError(f"Budget {typed!r} is above the 24 bits of an uncompressed pixel: write less.")
         return cls(value, unit, typed)
+
+    def share(self, number: int, images: int) -> Budget:
+        """What image `number` of a clip gets of its budget: equal shares, the first images a token more.
+
+        Any other budget is each image's own.
+
+        Raises:
+            Refusal: there are more images than tokens.
+        """
+        if self.unit != "clip":
+            return self
+        count, rest = divmod(int(self.value), images)
+        if count < 1:
+            raise Refusal(
+                f"budget {self.text} is less than one token for each of {images} images: the smallest is {images}/clip"
+            )
+        return Budget(count + (number < rest), "tokens", self.text)
 
     def tokens(self, full: int, *, capped: bool = False) -> int:
         """The number of tokens that this budget means where `full` are at hand.
@@ -84,6 +102,8 @@ class Budget:
             raise Refusal(
                 f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
             )
+        if self.unit == "clip":
+            raise Refusal(f"budget {self.text} is for all frames of a clip: write {full} or 25%")
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
         if count > full and capped:
             return full
@@ -98,6 +118,8 @@ def _split_unit(typed: str) -> tuple[str, Unit]:
     lowered = typed.lower()
     if lowered.endswith("bpp"):
         return lowered[:-3], "bpp"
+    if lowered.endswith("/clip"):
+        return lowered[:-5], "clip"
     if lowered.endswith("%"):
         return lowered[:-1], "percent"
     return lowered, "tokens"

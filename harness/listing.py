@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from .borrowing import collection_of, is_borrowed
+from .checkpoints import published
 from .models.abilities import ORDINARY
 from .registry import Broken, registry
 
@@ -63,6 +65,7 @@ def _method(name: str, kind: str, meta: Row, summary: str) -> Row:
         "verified": meta.get("verified"),
         "paper": meta.get("paper"),
         "repository": meta.get("repository"),
+        "checkpoints": {p.name: asdict(p) for p in published().values() if p.method == name},
         "summary": summary,
     }
 

@@ -268,7 +268,7 @@ def _check_metric(typed: str, families: Iterable[str]) -> None:
 
 def _budget(given: object) -> Budget:
     if not isinstance(given, str | int | float) or isinstance(given, bool):
-        raise UserError(f"Budget {given!r} is not a number: write 64 (tokens), 25% or 0.5bpp.")
+        raise UserError(f"Budget {given!r} is not a number: write 64 (tokens), 512/clip, 25% or 0.5bpp.")
     return Budget.parse(given)
 
 

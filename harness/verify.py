@@ -21,6 +21,8 @@ from .registry import PACKAGE, registry
 UNSERVED = "a model that no family of ours serves"
 LATER = ("kth_*",)
 """Cases of modes that no registered method offers yet."""
+QUANTIZER = "quantizer_"
+"""Starts the name of files that hold a tokenizer's quantizer, which is a part of methods and none itself."""
 
 
 Status = Literal["ok", "wrong", "absent", "skipped"]
@@ -116,7 +118,7 @@ def _file(path: Path, entry: Mapping[str, object], dump: Path | None) -> FileRep
     method, level = str(entry["method"]), str(entry.get("level", "selection"))
     if level not in ("selection", "wiring"):
         return FileReport(path.name, method, level, "skipped", reason=f"level {level}: {UNSERVED}")
-    if method not in {e.name for e in registry("methods")}:
+    if not method.startswith(QUANTIZER) and method not in {e.name for e in registry("methods")}:
         return FileReport(path.name, method, level, "absent", reason=f"{method} is not registered")
     replay = _selection_replay(method) if level == "selection" else _wiring_replay(path.stem, method)
     if replay is None:
@@ -163,7 +165,10 @@ def _file(path: Path, entry: Mapping[str, object], dump: Path | None) -> FileRep
 
 
 def _selection_replay(method: str) -> Replay | None:
-    """A method's own function on arrays."""
+    """A method's own function on arrays, or a quantizer."""
+    if method.startswith(QUANTIZER):
+        replays: Mapping[str, Replay] = importlib.import_module(f"{PACKAGE}.methods.replays.quantizers").REPLAYS
+        return replays.get(method)
     module = f"{PACKAGE}.methods.replays.{method}"
     if importlib.util.find_spec(module) is None:
         return None

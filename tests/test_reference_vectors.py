@@ -12,7 +12,7 @@ FOLDER = os.environ.get("TOKSWEEP_REFERENCE")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="TOKSWEEP_REFERENCE names no folder of reference arrays")
 
 
-SHARED = {"prumerge_plus": "prumerge"}
+SHARED = {"prumerge_plus": "prumerge", "titok": "quantizer_titok"}
 """Methods whose cases are in another's files."""
 
 
@@ -27,6 +27,10 @@ def verification(tmp_path_factory):
     ("sparsevlm.npz", 63), ("visiondrop.npz", 14), ("aim.npz", 28), ("holitom.npz", 12), ("dycoke.npz", 6),
     ("pitome.npz", 45), ("tinychart.npz", 6), ("auroracap.npz", 8), ("dymu.npz", 54), ("dymu_vlm.npz", 31),
     ("ppe.npz", 16), ("vqtoken.npz", 6), ("centerclip.npz", 23), ("fastvid.npz", 12), ("prunevid.npz", 10),
+    ("quantizer_vq.npz", 7), ("quantizer_llamagen.npz", 6), ("quantizer_titok.npz", 4), ("quantizer_ibq.npz", 4),
+    ("quantizer_fqgan.npz", 10), ("quantizer_rq.npz", 6), ("quantizer_lfq.npz", 9), ("quantizer_gfq_wetok.npz", 9),
+    ("quantizer_bsq.npz", 12), ("quantizer_fsq.npz", 24), ("quantizer_fsq_ports.npz", 42),
+    ("quantizer_one_d_piece_tail_drop.npz", 10),
 ])  # fmt: skip
 def test_a_file_agrees_whole(verification, file, expected):
     (report,) = [r for r in verification[0].files if r.file == file]
