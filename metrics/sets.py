@@ -69,7 +69,11 @@ def _factor(centred: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def kernel(ours: Features, originals: Features) -> float:
     """Squared maximum mean discrepancy, cubic kernel, unbiased (Binkowski et al. 2018, arXiv:1801.01401, section 4), by
-    torch-fidelity. It may fall below zero."""
+    torch-fidelity. It may fall below zero.
+
+    It has no bias where both sets are drawn apart. Reconstructions correspond to their originals, and then it too falls
+    with the number of pictures.
+    """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(SUBSET, len(ours), len(originals))

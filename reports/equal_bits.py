@@ -18,7 +18,7 @@ from ..results.store import write_atomically
 from . import figures
 from .figures import Figure, Style
 from .printed import Estimate, budget_text, new_stem, setting_text, show
-from .ranking import BUDGET, SERIES, as_rows, group, missing
+from .ranking import BUDGET, SERIES, as_rows, group, missing, number
 from .rates import Curve, Difference, NoFigure, bd_rate, bd_score
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _part(
     stem = new_stem(stems, first["task"], first["subset"], first["metric"], "equal_bits")
     points = [
         Point(
-            r["label"], bool(r["floor"]), budget_text(r), r["bits_per_pixel"], r["tokens_mean"], Estimate.of(r),
+            r["label"], bool(r["floor"]), budget_text(r), r["bits_per_pixel"], number(r["tokens_mean"]), Estimate.of(r),
             r["status"], tuple(_match(r, curves[codec]) for codec in codecs if codec != r["label"]),
         )
         for r in rows

@@ -139,6 +139,13 @@ def test_what_cannot_be_is_said_in_a_sentence(
     assert told in str(done.exception)
 
 
+def test_every_frame_of_a_clip_is_a_picture_of_the_set() -> None:
+    frames = tuple(Image.new("RGB", (20, 10), colour) for colour in ("red", "navy", "red"))
+    found = FrechetDistance().features(Output(frames=frames), Sample("s", "s", (), ""), Memo())
+    assert found.shape == (3, 160)
+    assert (found[0] == found[2]).all() and not (found[0] == found[1]).all()
+
+
 def test_both_ways_to_a_frechet_distance_agree() -> None:
     rng = np.random.default_rng(0)
     for n, numbers in ((300, 12), (8, 40)):

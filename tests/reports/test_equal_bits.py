@@ -85,5 +85,10 @@ def test_page_and_files_have_them(tmp_path: Path) -> None:
     assert len(others) == 2
 
 
+def test_codecs_alone_are_held_against_each_other(tmp_path: Path) -> None:
+    page = write_report(frame([*curve("jpeg", JPEG), *curve("webp", JPEG)]), [RUN], tmp_path / "report")
+    assert "gain over webp" in page.read_text()
+
+
 def test_a_report_without_codecs_has_no_such_part(tmp_path: Path) -> None:
     assert equal_bits.explain(rank(frame([token("vae", 0.25, 30.0, 64, **FIXED)])), tmp_path) == []
