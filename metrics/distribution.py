@@ -100,7 +100,7 @@ class InceptionScore(_SetMetric):
         features.check_classes(self.choice)
 
 
-@metric("precision", family="reconstruction", unit="%", higher_is_better=True, backend="features")
+@metric("precision", family="reconstruction", unit="", higher_is_better=True, backend="features")
 class Precision(_SetMetric):
     """The share of outputs that lie among the originals, by the balls of 3 neighbours in feature space."""
 
@@ -110,7 +110,7 @@ class Precision(_SetMetric):
     recipe = "3 neighbours"
 
 
-@metric("recall", family="reconstruction", unit="%", higher_is_better=True, backend="features")
+@metric("recall", family="reconstruction", unit="", higher_is_better=True, backend="features")
 class Recall(_SetMetric):
     """The share of originals that lie among the outputs, by the balls of 3 neighbours in feature space."""
 
