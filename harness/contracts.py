@@ -155,7 +155,8 @@ class Region:
     `box` is x0, y0, x1, y1 in pixels of the sample's picture, half-open; `points` are x, y pairs; `slices` name the
     groups that the region counts in, such as `{"size": "small"}`. A region whose size falls below the smallest bin of
     its protocol has no slices and is not scored. `image` is the number of the picture, or frame, that it lies in. In
-    question answering a region is evidence: a box that holds what the answer rests on.
+    question answering a region is evidence: a box that holds what the answer rests on. `longest` is the length of the
+    longest transcript in the batch that a recogniser is told the word's with, 0 where that batch is left out.
     """
 
     box: tuple[float, float, float, float]
@@ -163,6 +164,17 @@ class Region:
     points: tuple[tuple[float, float], ...] = ()
     slices: Mapping[str, str] = field(default_factory=dict)
     image: int = 0
+    longest: int | None = None
+
+
+class Framing(Protocol):
+    """How a tokenizer is shown a picture where not as it is, and how what comes back becomes what is scored."""
+
+    def show(self, image: Image) -> Image:
+        """What the tokenizer is given of an RGB picture."""
+
+    def restore(self, shown: Image, image: Image) -> Image:
+        """What is scored, of the size of `image`, from what the tokenizer made of `show(image)`."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,8 @@ class Sample:
         stratum: the group that a stratified subset balances.
         turns: the whole prompt, where it is not the pictures in front of the question.
         generation: how the answer is written; None leaves it to the sweep.
+        framing: how a tokenizer is shown the picture, where not as it is.
+        protocol: what the data bring to the protocol of every metric: revision, framing, bins; the same in all samples.
         opens: makes the same sample with its pictures and prompt, where finding them means decoding; called once, and
             what it raises makes the sample a bad input.
     """
@@ -216,6 +230,8 @@ class Sample:
     stratum: str = ""
     turns: tuple[Turn, ...] = ()
     generation: Generation | None = None
+    framing: Framing | None = None
+    protocol: str = ""
     opens: Callable[[], Sample] | None = None
     clip: bool = False
 

@@ -154,11 +154,12 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
 def _own(entry: Entry, spec: SweepSpec) -> _Material:
     """Of a task of ours, or of a plug-in: the same for every model."""
     limit = spec.sections[str(entry.meta["family"])].limit
-    samples, subset = _subset(_samples(entry, spec), limit, spec.subset)
+    listed = _samples(entry, spec)
+    samples, subset = _subset(listed, limit, spec.subset)
     return _Material(
         samples,
         subset,
-        _metrics(entry, spec),
+        _metrics(entry, spec, listed[0].protocol),
         entry.meta["revision"],
         picture_limits(spec.min_pixels, spec.max_pixels, None),
     )
@@ -217,8 +218,9 @@ def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S
     return tuple(s for s in samples if s.id in chosen), f"stratified:{limit}"
 
 
-def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
-    """The task's own metrics, the headline first, and what the user adds to tasks of this family."""
+def _metrics(entry: Entry, spec: SweepSpec, protocol: str) -> list[tuple[MetricInfo, Metric]]:
+    """The task's own metrics, the headline first, and what the user adds to tasks of this family; each once, for two
+    names may come to the same with a backend. `protocol` is the data's."""
     names = entry.meta["metrics"]
     assert isinstance(names, tuple)
     found: dict[str, tuple[MetricInfo, Metric]] = {}
@@ -233,8 +235,8 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
         if not isinstance(metric, Metric):
             raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
         info = MetricInfo(
-            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over, metric.protocol(),
-            code_digest(about), str(about.meta["family"]),
+            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over,
+            ";".join(filter(None, [protocol, metric.protocol()])), code_digest(about), str(about.meta["family"]),
             aggregation=metric.aggregation if isinstance(metric, SetMetric) else None,
         )  # fmt: skip
         found.setdefault(metric.name, (info, metric))

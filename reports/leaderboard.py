@@ -20,6 +20,7 @@ from . import (
     latency,
     margins,
     printed,
+    published,
     ranking,
     retention,
     retention_curves,
@@ -83,6 +84,7 @@ def write_report(
         equal = equal_bits.explain(ranked, out / "figures")
         sections = tables.sections(ranked, cells)
         tables.write_tables(ranked, cells, sections, out / "tables")
+        published.write_table([(f.task, f.published) for f in drawn if f.published], out / "tables")
         retention_tables.write(retained, out / "tables")
         latency.write_tables(timed, out / "tables")
         equal_bits.write_tables(equal, out / "tables")

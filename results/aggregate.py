@@ -16,6 +16,7 @@ from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlatio
 from .aggregation import bootstrap, find
 from .groups import by_cell, group_rows
 from .latency import latency_columns
+from .published import rows_beside
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .sets import SetFigure, Side, is_set, set_figure
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
@@ -36,6 +37,7 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     }
     rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), Side("", {})))]
     rows += group_rows(folder, cells, by_cell(rows))
+    rows += rows_beside(rows)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
