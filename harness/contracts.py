@@ -12,7 +12,9 @@ from .reduction import Reduction as Reduction
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 T = TypeVar("T")
@@ -443,6 +445,22 @@ class BorrowedMetric(Metric, Protocol):
 
     def failed(self, sample: Sample, memo: Memo) -> list[Item]:
         """The items of a sample whose method failed: `worst` each."""
+
+
+@runtime_checkable
+class SetMetric(Metric, Protocol):
+    """A metric that has one figure of a set of pictures, and no items: it takes features of each.
+
+    Attributes:
+        aggregation: `set NAME`, how the figure is made of the features of outputs and originals (see `results.sets`).
+        space: names the features and all that determines them; what metrics of one space share is kept once.
+    """
+
+    aggregation: str
+    space: str
+
+    def features(self, output: Output, sample: Sample, memo: Memo) -> NDArray[np.float32]:
+        """[pictures, numbers] of an output's picture, or of its frames."""
 
 
 # ---------------------------------------------------------------------------------------------------------- compressors

@@ -54,7 +54,7 @@ class Psnr:
 
         if output.frames:
             return mean_of_frames(self, output, sample, memo)
-        ours, original = _pair(output, sample, memo)
+        ours, original = aligned(output, sample, memo)
         if (ours == original).all():
             return [Item(CAP_DB)]
         value = peak_signal_noise_ratio(original, ours, data_range=255)
@@ -91,7 +91,7 @@ class Ssim:
         """
         if output.frames:
             return mean_of_frames(self, output, sample, memo)
-        ours, original = _pair(output, sample, memo)
+        ours, original = aligned(output, sample, memo)
         return [Item(_similarity(ours / 255, original / 255))] if min(original.shape[:2]) >= WINDOW else []
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
@@ -127,7 +127,7 @@ class MultiScaleSsim:
         """
         if output.frames:
             return mean_of_frames(self, output, sample, memo)
-        pair = _pair(output, sample, memo)
+        pair = aligned(output, sample, memo)
         if min(pair[1].shape[:2]) < MULTI_SCALE_SIDE:
             return []
         ours, original = (picture / 255 for picture in pair)
@@ -181,7 +181,7 @@ def _half(picture: Picture) -> Picture:
     return halved
 
 
-def _pair(output: Output, sample: Sample, memo: Memo) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def aligned(output: Output, sample: Sample, memo: Memo) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The output and the original, [height, width, 3] each."""
     import numpy as np
 
