@@ -146,7 +146,10 @@ def test_an_installed_arcface_pack_scores_by_key_points(tmp_path: Path, monkeypa
 
 def test_the_survey_lists_every_backend_and_how_to_get_it() -> None:
     found = {s.name: s for s in survey()}
-    assert set(found) == {"rapidocr", "easyocr", "doctr", "tesseract", "dlib", "insightface", "insightface:buffalo_l"}
+    assert set(found) == {
+        "rapidocr", "easyocr", "doctr", "tesseract", "dlib", "insightface", "insightface:buffalo_l", "inception",
+        "toksweep-mini", "lpips(alex)", "lpips(vgg)",
+    }  # fmt: skip
     assert found["rapidocr"].ready
     assert found["dlib"].ready
-    assert all(s.how_to_get and s.detail for s in found.values())
+    assert all(s.detail and (s.ready or s.how_to_get) for s in found.values())
