@@ -56,11 +56,13 @@ class HiRED:
             return Reduction.keep(best(scores, keep), n, position="renumber")
         salience = view["class_attention@0"][..., : sizes[0]].float().sum(1)
         whole, shares = allocate(salience, sizes[1:], keep, self.alpha)
-        parts, counts = [*torch.split(scores[:, sizes[0] :], sizes[1:], 1)], [*torch.split(shares, 1, 1)]
-        if len(set(sizes[1:])) == 1:  # all in one call
-            parts, counts = [torch.stack(parts, 1)], [shares[..., None]]
-        marks = [best(part, count).flatten(1) for part, count in zip(parts, counts, strict=True)]
-        return Reduction.keep(torch.cat([best(scores[:, : sizes[0]], whole), *marks], 1), n, position="renumber")
+        others, marks = scores[:, sizes[0] :], [best(scores[:, : sizes[0]], whole)]
+        if len(set(sizes[1:])) == 1:  # parts of one size in one call
+            marks.append(best(others.reshape(-1, sizes[1]), shares.view(-1, 1)).view_as(others))
+        else:
+            cut = zip(torch.split(others, sizes[1:], 1), torch.split(shares, 1, 1), strict=True)
+            marks += [best(part, share) for part, share in cut]
+        return Reduction.keep(torch.cat(marks, 1), n, position="renumber")
 
 
 def allocate(salience: torch.Tensor, sizes: Sequence[int], total: int, alpha: float) -> tuple[int, torch.Tensor]:
@@ -76,7 +78,9 @@ def allocate(salience: torch.Tensor, sizes: Sequence[int], total: int, alpha: fl
     """
     n, parts = salience.shape[1], len(sizes)
     whole, salient = min(int(total * alpha), n), int(n * (1 - alpha))
-    marks = torch.nn.functional.pad(best(salience, salient), (0, -n % parts))
-    found = marks.view(len(marks), parts, -1).sum(-1) / max(salient, 1)
+    marks = best(salience, salient)
+    if short := -n % parts:
+        marks = torch.nn.functional.pad(marks, (0, short))
+    found = marks.view(-1, parts, marks.shape[1] // parts).sum(-1) / max(salient, 1)
     shares = (found * min(total - whole, sum(sizes))).long()
     return whole, torch.minimum(shares, torch.tensor(sizes, device=shares.device))
