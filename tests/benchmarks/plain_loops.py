@@ -13,7 +13,7 @@ from math import exp, inf, sqrt
 import numpy as np
 import torch
 from toksweep.harness.contracts import View
-from toksweep.methods import counts, ops
+from toksweep.methods import clustering, counts, ops
 from toksweep.methods.attention import one_head
 from toksweep.methods.compressors import aim, vqtoken
 
@@ -607,7 +607,7 @@ def clusters_of_a_frame(view, keep):
     points = view.tokens[:, : view.tokens.shape[1] // count]
     plain, noise = vectors(points[0]), view.noise(points.shape[1])
     return Part(
-        "dpc_knn of a frame", lambda: ops.dpc_knn(points, keep // count, 7, noise),
+        "dpc_knn of a frame", lambda: clustering.dpc_knn(points, keep // count, 7, noise),
         lambda: dpc_knn(plain, keep // count, 7, noise[0].tolist()),
     )  # fmt: skip
 
@@ -617,7 +617,7 @@ def peaks_of_a_frame(view, keep):
     points = view.tokens[:, : view.tokens.shape[1] // frames(view)]
     plain, noise = vectors(points[0]), view.noise(points.shape[1])
     return Part(
-        "density_peaks of a frame", lambda: ops.density_peaks(points, 4, noise)[0],
+        "density_peaks of a frame", lambda: clustering.density_peaks(points, 4, noise)[0],
         lambda: density_peaks(plain, 4, noise[0].tolist())[0],
     )  # fmt: skip
 
