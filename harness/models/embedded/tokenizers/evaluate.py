@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def codec(name: str, budget: str) -> Draw:
     return draw
 
 
-def score(draws: dict[str, Draw], samples: dict[str, Sequence[Sample]]) -> dict[str, Scores]:
+def score(draws: dict[str, Draw], samples: Mapping[str, Sequence[Sample]]) -> dict[str, Scores]:
     """Scores of every drawer, in `Scores`; the metrics of words where a task has some."""
     found: dict[str, Scores] = {name: defaultdict(lambda: defaultdict(list)) for name in draws}
     for task, listed in samples.items():
@@ -119,8 +119,7 @@ def report(found: dict[str, Scores]) -> dict[str, dict[str, dict[str, list[float
         told[where] = {
             "mean": {name: _rounded(cluster_bootstrap(*both)) for name, both in tables.items()},
             "less the one before": {
-                name: _rounded(paired_difference(*tables[before], *tables[name]))
-                for before, name in pairwise(names)
+                name: _rounded(paired_difference(*tables[before], *tables[name])) for before, name in pairwise(names)
             },
         }
     return told

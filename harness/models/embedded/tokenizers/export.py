@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,26 +17,20 @@ from .....methods.titok_checkpoints import save
 from ...loading import without_bars
 from . import grid, sequence
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def export(kind: str, run: Path, out: Path) -> Path:
     """Write the folder of a training folder's checkpoint, which may stand anywhere in its plan; return it."""
     state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["mean"]
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    network: nn.Module
     if kind == "tok":
-        folder = out / sequence.NAME
-        network = TiTok(sequence.config())
-        network.load_state_dict(weights)
-        save(network, folder)
+        folder, tok = out / sequence.NAME, TiTok(sequence.config())
+        tok.load_state_dict(weights)
+        save(tok, folder)
     else:
-        folder = out / grid.NAME
-        network = grid.build()
-        network.load_state_dict(weights)
+        folder, vq = out / grid.NAME, grid.build()
+        vq.load_state_dict(weights)
         with without_bars():
-            network.half().save_pretrained(folder)
+            vq.half().save_pretrained(folder)
     files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
     (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")

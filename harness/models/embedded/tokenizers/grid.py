@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..muon import Muon
+from .learner import Learner
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -43,14 +43,15 @@ def build() -> VQModel:
     )
 
 
-class Grid(nn.Module):
+class Grid(Learner):
     """The model and what its codebook remembers between steps.
 
     Codes are running means of the features that chose them (van den Oord et al., 2017, arXiv:1711.00937, appendix A.1).
     The first steps train without quantising, so that the codes start from features that mean something.
     """
 
-    lr, adam, size, side = 0.02, 2e-3, 48, SIDE
+    lr, adam = 0.02, 2e-3
+    size, side = 48, SIDE
     free_steps = 300
 
     def __init__(self) -> None:

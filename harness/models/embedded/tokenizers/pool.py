@@ -110,7 +110,9 @@ def _tinted(rng: random.Random, image: Image) -> Pixels:
     order = rng.sample(range(3), 3)
     contrast = rng.uniform(0.5, 1.25)
     shift = np.array([rng.uniform(-30, 30) for _ in range(3)])
-    return (128 + (pixels[..., order].astype(np.float64) - 128) * contrast + shift).clip(0, 255).astype(np.uint8)
+    changed = 128 + (pixels[..., order].astype(np.float64) - 128) * contrast + shift
+    made: Pixels = changed.clip(0, 255).astype(np.uint8)
+    return made
 
 
 def _crops(rng: random.Random, _: int) -> Iterator[Pixels]:
@@ -135,7 +137,8 @@ def _surface(rng: random.Random, side: int) -> Pixels:
     slow = base + x[..., None] * way[0] + y[..., None] * way[1]
     if kind > 0.8:
         slow += np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(1, 14), (side, side, 1))
-    return slow.clip(0, 255).astype(np.uint8)
+    made: Pixels = slow.clip(0, 255).astype(np.uint8)
+    return made
 
 
 def _leaves(rng: random.Random, _: int) -> Iterator[Pixels]:
@@ -197,7 +200,7 @@ def _words(rng: random.Random, _: int) -> Iterator[Pixels]:
         dark = rng.random() < 0.5
         plate, ink = ((255, 255, 255), (0, 0, 0)) if dark else ((0, 0, 0), (255, 255, 255))
         if not plain:
-            plate, ink = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(2))
+            plate, ink = (_colour(rng) for _ in range(2))
         box = (max(0, x), max(0, y), min(CANVAS, x + width), min(CANVAS, y + height))
         under = canvas.crop(box)
         opaque = 0.8 if rng.random() < 0.5 else rng.uniform(0, 1)
@@ -207,6 +210,10 @@ def _words(rng: random.Random, _: int) -> Iterator[Pixels]:
     for top in range(0, CANVAS - SIDE + 1, 56):
         for left in range(0, CANVAS - SIDE + 1, 56):
             yield whole[top : top + SIDE, left : left + SIDE]
+
+
+def _colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
 
 def _scenes(rng: random.Random, number: int) -> Iterator[Pixels]:

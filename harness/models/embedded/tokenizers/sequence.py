@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .....methods.titok import Block, TiTok, TiTokConfig, Trunk, ViTSize
+from .....methods.titok import Block, PixelHead, TiTok, TiTokConfig, Trunk, ViTSize
 from ..muon import Muon
+from .learner import Learner
 
 NAME = "toksweep-mini-tok"
 SIDE, PATCH, LATENTS = 64, 8, 64
@@ -55,13 +56,15 @@ class Plain(Block):
         q, k, v = self.qkv(self.norm1(x)).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
         x = x + self.out(seen.transpose(1, 2).reshape(batch, n, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        made: torch.Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return made
 
 
-class Sequence(nn.Module):
+class Sequence(Learner):
     """The network, and the loss of its prefixes."""
 
-    lr, adam, size, side = 0.03, 2e-3, 48, SIDE
+    lr, adam = 0.03, 2e-3
+    size, side = 48, SIDE
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,16 +115,18 @@ def initialise(model: TiTok) -> None:
             if ".out." in name or ".down." in name:
                 p.data.mul_(0.1)
     basis, scale = _cosines(KIND)
+    head, bias = model.head, model.patches.bias
+    assert isinstance(head, PixelHead) and bias is not None
     with torch.no_grad():
         model.patches.weight.zero_()
         model.patches.weight[:KIND] = (basis * scale[:, None]).view(KIND, 3, PATCH, PATCH)
-        model.patches.bias.copy_(-0.5 * model.patches.weight.sum((1, 2, 3)))
+        bias.copy_(-0.5 * model.patches.weight.sum((1, 2, 3)))
         back = (basis / scale[:, None]).view(KIND, 3, PATCH, PATCH).permute(2, 3, 1, 0)
-        model.head.colours.weight.zero_()
-        model.head.colours.weight[:, :KIND] = 0.3 * back.reshape(-1, KIND)
-        model.head.colours.bias.fill_(0.5)
-        model.head.smooth.weight.zero_()
-        model.head.smooth.weight[range(3), range(3), 1, 1] = 1
+        head.colours.weight.zero_()
+        head.colours.weight[:, :KIND] = 0.3 * back.reshape(-1, KIND)
+        head.colours.bias.fill_(0.5)
+        head.smooth.weight.zero_()
+        head.smooth.weight[range(3), range(3), 1, 1] = 1
         kept = range(len(LEVELS))  # the slowest waves of a patch make its token
         gain = torch.where(basis[kept].view(len(kept), 3, -1).std(-1).sum(1) < 1e-5, 0.3, 1.0)  # the mean is loud
         nn.init.normal_(model.to_tokens.weight, std=0.02)
@@ -147,6 +152,7 @@ def _place(trunk: Trunk, asking: torch.Tensor) -> None:
     trunk.latent_positions[:, WIDTH - PLACE :] = regions
     asking[:, KIND] = 4
     for number, block in enumerate(trunk.blocks):
+        assert isinstance(block, Block)
         query, key, value = block.qkv.weight.view(3, HEADS, WIDTH // HEADS, WIDTH)
         for head in range(HEADS if number == 0 else HEADS // 2):
             for part, sign in ((query, 1), (key, -1)):

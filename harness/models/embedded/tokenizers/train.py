@@ -10,37 +10,22 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from . import grid, pool, sequence
+from .learner import Learner
 
 SEED = 20_261_127
 POOL_SIZE, POOL_SEED = 48_000, 1
-STEPS = {"tok": 6000, "vq": 4000}
+STEPS = {"tok": 6000, "vq": 3000}
+LEARNERS: dict[str, type[Learner]] = {"tok": sequence.Sequence, "vq": grid.Grid}
 
 
-class Learner(Protocol):
-    """What the loop asks of a tokenizer in training; it is an `nn.Module` whose buffers hold all its memory."""
-
-    size: int
-    """Tiles of a step."""
-    side: int
-    """Of a tile in pixels."""
-
-    def loss(self, tiles: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]: ...
-    def optimisers(self) -> list[torch.optim.Optimizer]: ...
-
-
-LEARNERS: dict[str, Callable[[], torch.nn.Module]] = {"tok": sequence.Sequence, "vq": grid.Grid}
-
-
-def tiles_of(pictures: np.ndarray, step: int, size: int, side: int) -> torch.Tensor:
-    """[size, 3, side, side] in [-1, 1]: cut anywhere out of random pictures, half of them mirrored."""
+def tiles_of(pictures: pool.Pixels, step: int, size: int, side: int) -> torch.Tensor:
+    """[size, 3, side, side] in [-1, 1]: cut anywhere out of random pictures, a quarter of them mirrored."""
     rng = np.random.default_rng((SEED, step))
     span = pictures.shape[1] - side + 1
     cut = np.empty((size, side, side, 3), np.uint8)
@@ -54,7 +39,7 @@ def tiles_of(pictures: np.ndarray, step: int, size: int, side: int) -> torch.Ten
 class Trainer:
     """A learner, running means of its weights, its optimisers and its place in the plan."""
 
-    def __init__(self, kind: str, out: Path, pictures: np.ndarray, steps: int, minutes: float = math.inf) -> None:
+    def __init__(self, kind: str, out: Path, pictures: pool.Pixels, steps: int, minutes: float = math.inf) -> None:
         torch.manual_seed(SEED)
         self.out, self.pictures, self.steps = out, pictures, steps
         self.deadline = time.monotonic() + 60 * minutes
