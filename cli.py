@@ -34,7 +34,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Results folder [default
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="A method, e.g. divprune, 'fastv(layer=3)', mine.py.")
 ]
-Budgets = Annotated[list[str] | None, typer.Option("--budget", help="64 (tokens), 25% or 0.5bpp (bits per pixel).")]
+Budgets = Annotated[
+    list[str] | None, typer.Option("--budget", help="64 (tokens), 512/clip, 25% or 0.5bpp (bits per pixel).")
+]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A folder or hub id of a vision-language model.")]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A sample whose pictures could be decoded."""
+    """A sample whose pictures could be decoded; `images` are as methods see them, in the sample's framing."""
 
     sample: Sample
     images: tuple[Image, ...]

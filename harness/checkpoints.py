@@ -28,6 +28,7 @@ class Published:
 
     Attributes:
         method: the tokenizer that loads it.
+        library_class: of the library that holds the architecture; empty where that is ours.
         hub, subfolder: where it is.
         tokens: of a picture of 256 x 256; the most, where it varies.
         codes: the size of the code book, of all books of a token together; None of continuous latents.
@@ -37,6 +38,7 @@ class Published:
 
     name: str
     method: str
+    library_class: str
     hub: str
     subfolder: str
     tokens: int | None
@@ -54,6 +56,7 @@ def published() -> Mapping[str, Published]:
         row["name"]: Published(
             row["name"],
             row["method"],
+            row["library_class"],
             row["hub"],
             row["subfolder"],
             _whole(row["tokens"]),
@@ -87,6 +90,9 @@ class Checkpoint:
     folder: Path | None
     repository: str | None
     subfolder: str = ""
+
+    def __str__(self) -> str:
+        return str(PurePosixPath(self.folder or self.repository or "", self.subfolder))
 
     def revision(self) -> str:
         """A digest of local files, or the hub's commit.

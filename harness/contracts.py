@@ -21,7 +21,7 @@ Place = Literal["pixel", "encoder", "projector", "decoder", "attention"]
 PLACES: tuple[Place, ...] = ("pixel", "encoder", "projector", "decoder", "attention")
 Convention = Literal["mean", "entering", "after_cut"]
 CONVENTIONS: tuple[Convention, ...] = ("mean", "entering", "after_cut")
-Unit = Literal["tokens", "percent", "bpp"]
+Unit = Literal["tokens", "percent", "bpp", "clip"]
 
 
 class UserError(Exception):
@@ -37,7 +37,8 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`."""
+    """What a method may spend: `64` tokens per image (per frame for video), `25%` of the full count, `0.5bpp`, or
+    `512/clip`, tokens of all frames of a clip together."""
 
     value: float
     unit: Unit
@@ -58,16 +59,33 @@ class Budget:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 25% or 0.5bpp.")
+            raise UserError(f"Budget {typed!r} is not a number: write 64 (tokens), 512/clip, 25% or 0.5bpp.")
         if value <= 0:
             raise UserError(f"Budget {typed!r} is not above 0: write 64 (tokens), 25% or 0.5bpp.")
-        if unit == "tokens" and value != int(value):
+        if unit in ("tokens", "clip") and value != int(value):
             raise UserError(f"Budget {typed!r} is a fraction of a token: write a whole number, 25% or 0.5bpp.")
         if unit == "percent" and value > 100:
             raise UserError(f"Budget {typed!r} is above the full count: write at most 100%.")
         if unit == "bpp" and value > 24:
             raise UserError(f"Budget {typed!r} is above the 24 bits of an uncompressed pixel: write less.")
         return cls(value, unit, typed)
+
+    def share(self, number: int, images: int) -> Budget:
+        """What image `number` of a clip gets of its budget: equal shares, the first images a token more.
+
+        Any other budget is each image's own.
+
+        Raises:
+            Refusal: there are more images than tokens.
+        """
+        if self.unit != "clip":
+            return self
+        count, rest = divmod(int(self.value), images)
+        if count < 1:
+            raise Refusal(
+                f"budget {self.text} is less than one token for each of {images} images: the smallest is {images}/clip"
+            )
+        return Budget(count + (number < rest), "tokens", self.text)
 
     def tokens(self, full: int, *, capped: bool = False) -> int:
         """The number of tokens that this budget means where `full` are at hand.
@@ -82,6 +100,8 @@ class Budget:
             raise Refusal(
                 f"budget {self.text} counts bits per pixel, and a compressor counts tokens: write {full} or 25%"
             )
+        if self.unit == "clip":
+            raise Refusal(f"budget {self.text} is for all frames of a clip: write {full} or 25%")
         count = int(self.value) if self.unit == "tokens" else round(full * self.value / 100)
         if count > full and capped:
             return full
@@ -96,6 +116,8 @@ def _split_unit(typed: str) -> tuple[str, Unit]:
     lowered = typed.lower()
     if lowered.endswith("bpp"):
         return lowered[:-3], "bpp"
+    if lowered.endswith("/clip"):
+        return lowered[:-5], "clip"
     if lowered.endswith("%"):
         return lowered[:-1], "percent"
     return lowered, "tokens"
@@ -131,7 +153,8 @@ class Region:
     `box` is x0, y0, x1, y1 in pixels of the sample's picture, half-open; `points` are x, y pairs; `slices` name the
     groups that the region counts in, such as `{"size": "small"}`. A region whose size falls below the smallest bin of
     its protocol has no slices and is not scored. `image` is the number of the picture, or frame, that it lies in. In
-    question answering a region is evidence: a box that holds what the answer rests on.
+    question answering a region is evidence: a box that holds what the answer rests on. `longest` is the length of the
+    longest transcript in the batch that a recogniser is told the word's with, 0 where that batch is left out.
     """
 
     box: tuple[float, float, float, float]
@@ -139,6 +162,17 @@ class Region:
     points: tuple[tuple[float, float], ...] = ()
     slices: Mapping[str, str] = field(default_factory=dict)
     image: int = 0
+    longest: int | None = None
+
+
+class Framing(Protocol):
+    """How a tokenizer is shown a picture where not as it is, and how what comes back becomes what is scored."""
+
+    def show(self, image: Image) -> Image:
+        """What the tokenizer is given of an RGB picture."""
+
+    def restore(self, shown: Image, image: Image) -> Image:
+        """What is scored, of the size of `image`, from what the tokenizer made of `show(image)`."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +211,8 @@ class Sample:
         stratum: the group that a stratified subset balances.
         turns: the whole prompt, where it is not the pictures in front of the question.
         generation: how the answer is written; None leaves it to the sweep.
+        framing: how a tokenizer is shown the picture, where not as it is.
+        protocol: what the data bring to the protocol of every metric: revision, framing, bins; the same in all samples.
         opens: makes the same sample with its pictures and prompt, where finding them means decoding; called once, and
             what it raises makes the sample a bad input.
     """
@@ -192,6 +228,8 @@ class Sample:
     stratum: str = ""
     turns: tuple[Turn, ...] = ()
     generation: Generation | None = None
+    framing: Framing | None = None
+    protocol: str = ""
     opens: Callable[[], Sample] | None = None
     clip: bool = False
 

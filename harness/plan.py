@@ -154,11 +154,12 @@ def _samples(entry: Entry, spec: SweepSpec) -> list[Sample]:
 def _own(entry: Entry, spec: SweepSpec) -> _Material:
     """Of a task of ours, or of a plug-in: the same for every model."""
     limit = spec.sections[str(entry.meta["family"])].limit
-    samples, subset = _subset(_samples(entry, spec), limit, spec.subset)
+    listed = _samples(entry, spec)
+    samples, subset = _subset(listed, limit, spec.subset)
     return _Material(
         samples,
         subset,
-        _metrics(entry, spec),
+        _metrics(entry, spec, listed[0].protocol),
         entry.meta["revision"],
         picture_limits(spec.min_pixels, spec.max_pixels, None),
     )
@@ -217,10 +218,11 @@ def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S
     return tuple(s for s in samples if s.id in chosen), f"stratified:{limit}"
 
 
-def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
+def _metrics(entry: Entry, spec: SweepSpec, protocol: str) -> list[tuple[MetricInfo, Metric]]:
+    """The metrics of a task, each once: two names may come to the same with a backend. `protocol` is the data's."""
     names = entry.meta["metrics"]
     assert isinstance(names, tuple)
-    found = []
+    found: dict[str, tuple[MetricInfo, Metric]] = {}
     for name in names:
         about = registry("metrics").get(name)
         option = about.meta["backend"]
@@ -229,11 +231,11 @@ def _metrics(entry: Entry, spec: SweepSpec) -> list[tuple[MetricInfo, Metric]]:
         if not isinstance(metric, Metric):
             raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
         info = MetricInfo(
-            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over, metric.protocol(),
-            code_digest(about), str(about.meta["family"]),
+            metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over,
+            ";".join(filter(None, [protocol, metric.protocol()])), code_digest(about), str(about.meta["family"]),
         )  # fmt: skip
-        found.append((info, metric))
-    return found
+        found.setdefault(metric.name, (info, metric))
+    return list(found.values())
 
 
 def _models(entry: Entry, spec: SweepSpec) -> Sequence[ModelInfo | None]:
@@ -311,6 +313,8 @@ class _Expander:
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
         check_task(entry, self.task, self.model)
+        if budget and budget.unit == "clip" and not (self.model and self.task.meta["family"] == "video_qa"):
+            raise Refusal(f"budget {budget.text} is for all frames of a clip, and {self.task.name} asks about none")
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
         return None if entry.kind == "untouched" else self._fit_tokenizer(entry, choice, budget), None

@@ -63,7 +63,7 @@ class ReconstructionBench(Bench):
 
     def restore(self, cell: PlannedCell, opened: Opened, record: SampleRecord, outputs: Path) -> Output | None:
         if cell.entry.kind == "untouched":
-            return _output(opened, opened.images)
+            return _output(opened, _shown(opened))
         if record.prediction is None or not (path := outputs / record.prediction).is_file():
             return None
         if _keeps_stream(cell, opened):
@@ -168,6 +168,9 @@ def _total(counts: Iterable[N | None]) -> N | None:
 
 
 def _output(opened: Opened, pictures: Sequence[Image]) -> Output:
+    """What is scored of pictures that were decoded, or of those that were shown."""
+    if framing := opened.sample.framing:
+        pictures = [framing.restore(p, load()) for p, load in zip(pictures, opened.sample.images, strict=False)]
     return Output(frames=tuple(pictures)) if opened.sample.clip else Output(image=pictures[0])
 
 

@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +111,7 @@ def task(
     model: str | None = None,
     revision: str = "1",
     licence: str | None = None,
+    variants: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Callable[[D], D]:
     """Register a task, a function from an optional folder to samples.
 
@@ -119,6 +120,7 @@ def task(
         builtin: has samples of its own; otherwise `--data NAME=DIR` is needed.
         model: what is asked where no model is named: an embedded one that was made for this task.
         revision: of its own data and prompts.
+        variants: keyword arguments by name: `NAME_VARIANT` is registered for each, in place of `NAME`.
     """
     return _keep
 
@@ -192,7 +194,8 @@ class Entry:
     def load(self) -> Callable[..., object]:
         """Import the module and return the decorated function or class."""
         loaded: Callable[..., object] = getattr(_import(self.module, self.path), self.attribute)
-        return loaded
+        arguments = self.meta.get("arguments")
+        return partial(loaded, **arguments) if isinstance(arguments, Mapping) else loaded
 
     def parameters(self) -> dict[str, object]:
         """Names and defaults of what a user may set: keyword-only arguments, or the fields of a class."""
@@ -399,8 +402,19 @@ def scan(path: Path, module: str) -> list[Entry]:
                 continue
             kind = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if kind in _DECORATORS:
-                found.append(_entry(path, module, node, call, kind))
+                entry = _entry(path, module, node, call, kind)
+                found += _variants(entry) if entry.meta.get("variants") else [entry]
     return found
+
+
+def _variants(entry: Entry) -> list[Entry]:
+    """A task under each of its variants' names."""
+    variants = entry.meta["variants"]
+    assert isinstance(variants, Mapping)
+    return [
+        replace(entry, name=f"{entry.name}_{name}", meta={**entry.meta, "arguments": arguments})
+        for name, arguments in variants.items()
+    ]
 
 
 def _entry(path: Path, module: str, node: ast.FunctionDef | ast.ClassDef, call: ast.Call, kind: str) -> Entry:

@@ -55,10 +55,12 @@ def run(plan: Plan, folder: ResultsFolder, progress: Progress) -> Tally:
 
 
 def open_sample(sample: Sample) -> Opened:
-    """Decode a sample's pictures once: whoever loads them from the opened sample gets the decoded ones."""
+    """Decode a sample's pictures once: whoever loads them from the opened sample gets the decoded ones, and a method
+    sees them in the sample's framing."""
     sample = sample.opens() if sample.opens else sample
     images = tuple(load() for load in sample.images)
-    return Opened(replace(sample, images=tuple(partial(_same, image) for image in images)), images)
+    shown = tuple(map(sample.framing.show, images)) if sample.framing else images
+    return Opened(replace(sample, images=tuple(partial(_same, image) for image in images)), shown)
 
 
 def _same(image: Image) -> Image:

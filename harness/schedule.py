@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from math import ceil
 
 from .contracts import PLACES, Budget, Compressor, Convention, ModelShape, Refusal, Stage
+
+Place = tuple[int, int]
+"""The number of an image, and how many its sample has."""
 
 
 @dataclass(frozen=True)
@@ -17,29 +21,36 @@ class Schedule:
         stages: cuts in the order in which tokens meet them; empty where nothing is cut.
         layers: visual tokens of one image at the input of every LLM layer.
         shape: of the model, with the image's grid.
-        anew: makes the same cell's schedule for another shape.
+        anew: makes the same cell's schedule for another shape, and another number of so many images.
+        shared: the budget is one of all images of a clip, and this is a nominal image's share.
     """
 
     stages: tuple[Stage, ...]
     layers: tuple[int, ...]
     shape: ModelShape
-    anew: Callable[[ModelShape], Schedule] = field(compare=False, repr=False)
+    anew: Callable[[ModelShape, Place | None], Schedule] = field(compare=False, repr=False)
+    shared: bool = False
 
-    def of(self, grid: tuple[int, int]) -> Schedule:
-        """The same cell's schedule for an image of another grid.
+    def over(self, grids: Sequence[tuple[int, int]], *, clip: bool | None = None) -> list[Schedule]:
+        """The same cell's schedules for all images of one sample, of these grids.
+
+        Args:
+            clip: whether they are shown as a clip; default as the schedule's own shape has it.
 
         Raises:
-            Refusal: such an image cannot be cut that way.
+            Refusal: such images cannot be cut that way.
         """
-        return self.on(self.shape.at(grid))
+        shape = self.shape.of_clips() if clip and not self.shape.clip else self.shape
+        return [self._on(shape.at(grid), (i, len(grids))) for i, grid in enumerate(grids)]
 
-    def on(self, shape: ModelShape) -> Schedule:
-        """The same for an image of another grid, of a clip or of none; errors as in `of`."""
+    def _on(self, shape: ModelShape, place: Place) -> Schedule:
+        if self.shared:
+            return self._anew(shape, place)
         same = (shape.grid, shape.clip) == (self.shape.grid, self.shape.clip)
-        return self if same else self._anew(shape)
+        return self if same else self._anew(shape, None)
 
     @cached_property
-    def _anew(self) -> Callable[[ModelShape], Schedule]:
+    def _anew(self) -> Callable[[ModelShape, Place | None], Schedule]:
         return cache(self.anew)
 
     @property
@@ -77,12 +88,12 @@ class Schedule:
         return {"mean": self.mean, "entering": float(self.entering), "after_cut": float(self.after_cut)}[convention]
 
 
-def untouched(shape: ModelShape) -> Schedule:
+def untouched(shape: ModelShape, _: Place | None = None) -> Schedule:
     """Every token at every layer."""
     return Schedule((), (shape.tokens,) * shape.llm_layers, shape, untouched)
 
 
-def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
+def lay_out(stages: tuple[Stage, ...], shape: ModelShape, _: Place | None = None) -> Schedule:
     """The counts that stages promise.
 
     Raises:
@@ -127,10 +138,14 @@ def lay_out(stages: tuple[Stage, ...], shape: ModelShape) -> Schedule:
     return Schedule(stages, tuple(layers), shape, partial(lay_out, stages))
 
 
-def resolve(method: Compressor, budget: Budget, convention: Convention, shape: ModelShape, *, merges: bool) -> Schedule:
+def resolve(
+    method: Compressor, budget: Budget, convention: Convention, shape: ModelShape, place: Place | None = None, *,
+    merges: bool,
+) -> Schedule:  # fmt: skip
     """The schedule that spends as much of the budget as the method can, and not more.
 
     A merging method is bypassed at the full budget. Where counts vary, one that an image does not have means all of it.
+    Of a clip's budget, an image of unknown clips is given half of its tokens at most, so that its cuts are known.
     `method.stages` is asked for counts of the authors' own kind (`after_cut`); the other conventions are solved for by
     bisection, counts being monotone.
 
@@ -138,10 +153,12 @@ def resolve(method: Compressor, budget: Budget, convention: Convention, shape: M
         Refusal: the budget is below what the method can reach, with the smallest reachable; the convention counts what
             the method does not change; or the method's own.
     """
-    wanted = budget.tokens(shape.tokens, capped=shape.varies)
+    shared = budget.unit == "clip"
+    number, images = place or (0, min(int(budget.value), ceil(2 * budget.value / shape.tokens)))
+    wanted = budget.share(number, images).tokens(shape.tokens, capped=shape.varies or shared)
     anew = partial(resolve, method, budget, convention, merges=merges)
     if merges and wanted == shape.tokens:
-        return replace(untouched(shape), anew=anew)
+        return replace(untouched(shape), anew=anew, shared=shared)
 
     def at(keep: int) -> Schedule:
         return lay_out(tuple(method.stages(keep, shape)), shape)
@@ -171,7 +188,7 @@ def resolve(method: Compressor, budget: Budget, convention: Convention, shape: M
             best, low = tried, keep + 1
         else:
             high = keep - 1
-    return replace(best, anew=anew)
+    return replace(best, anew=anew, shared=shared)
 
 
 @dataclass(frozen=True)

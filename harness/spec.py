@@ -253,7 +253,7 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
 
 def _budget(given: object) -> Budget:
     if not isinstance(given, str | int | float) or isinstance(given, bool):
-        raise UserError(f"Budget {given!r} is not a number: write 64 (tokens), 25% or 0.5bpp.")
+        raise UserError(f"Budget {given!r} is not a number: write 64 (tokens), 512/clip, 25% or 0.5bpp.")
     return Budget.parse(given)
 
 

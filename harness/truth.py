@@ -22,7 +22,7 @@ from .contracts import Compressor, ModelShape, Reduction, Refusal, Sample, Stage
 from .models.base import Answer
 from .models.calls import BrokenPromiseError
 from .registry import Entry
-from .schedule import Schedule, untouched
+from .schedule import Place, Schedule, untouched
 from .traces import Watched, state
 from .trial import BUDGETS, Trial, set_up
 from .verify import verify_reference
@@ -207,7 +207,7 @@ def _inverted(trial: Trial) -> Verdict:
         for answer in answers:
             if area := sum(p.area for p in answer.evidence):
                 recall = sum(p.area * p.last for p in answer.evidence) / area
-                own = [schedule.of(grid) for grid in answer.grids]
+                own = schedule.over(answer.grids)
                 kept = sum(one.after_cut for one in own) / sum(one.full for one in own)
                 more_evidence.append(2 * (recall - kept))  # the complement has what is missing
         if selects:
@@ -262,9 +262,11 @@ def _complement(schedule: Schedule) -> Schedule:
     left = schedule.full - stage.keep
     layers = tuple(left if n == stage.keep else n for n in schedule.layers)
     anew = schedule.anew
-    return replace(
-        schedule, stages=(replace(stage, keep=left),), layers=layers, anew=lambda shape: _complement(anew(shape))
-    )
+
+    def other(shape: ModelShape, place: Place | None) -> Schedule:
+        return _complement(anew(shape, place))
+
+    return replace(schedule, stages=(replace(stage, keep=left),), layers=layers, anew=other)
 
 
 class _Inverted:

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from ..harness.contracts import Reduction, View
+from .counts import clustered
+from .ops import select
+
 
 def by_first_member(labels: torch.Tensor) -> torch.Tensor:
     """Clusters renamed in the order of first members, without gaps: [batch, n], -1 for no cluster, to the same."""
@@ -71,6 +75,40 @@ def density_peaks(points: torch.Tensor, neighbours: int, noise: torch.Tensor) ->
     denser = density[:, None] > density[:, :, None]
     furthest = distance.amax((1, 2), keepdim=True)
     return torch.where(denser, distance, furthest).amin(-1) * density, distance
+
+
+def centred_clusters(
+    points: torch.Tensor, clusters: int, neighbours: int, noise: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Density peaks of [n, dim] points as HoliTom averages them: `beta` of the centre, the rest of the other members.
+
+    Returns:
+        Group and weight of every point, [n] each, and the centres of the groups in ascending order.
+    """
+    labels, centres = dpc_knn(points[None], clusters, min(neighbours, clusters), noise[None])
+    centres, order = centres[0].sort()
+    groups = order.argsort()[labels[0]]
+    others = torch.bincount(groups, minlength=clusters) - 1
+    weights = ((1 - beta) / others.clamp(min=1))[groups]
+    weights[centres] = torch.where(others > 0, beta, 1.0)
+    return groups, weights, centres
+
+
+def recycle(view: View, scores: torch.Tensor, whole: int, keep: int) -> Reduction:
+    """Keep the `whole` tokens of the highest scores, in order; clusters of the next best follow (SparseVLM).
+
+    Args:
+        scores: [batch, n].
+        keep: rows in all.
+    """
+    size, n = scores.shape
+    ranked, recycled = scores.sort(dim=-1, descending=True, stable=True).indices, clustered(n, whole)[0]
+    kept, others = ranked[:, :whole].sort(dim=-1).values, ranked[:, whole : whole + recycled]
+    labels, centres = dpc_knn(select(view.tokens, others), keep - whole, keep - whole, view.noise(recycled))
+    groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
+    groups.scatter_(1, kept, torch.arange(whole, device=scores.device).expand(size, -1))
+    groups.scatter_(1, others, whole + labels)
+    return Reduction.merge(groups, anchor=torch.cat([kept, others.gather(1, centres)], 1), position="renumber")
 
 
 def k_medoids(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -27,8 +26,8 @@ def sizes_of(view: View) -> list[int]:
     """How many tokens each image of a row has, in order."""
     if view.image is None:
         return [view.tokens.shape[1]]
-    numbers = view.image[0].tolist()
-    return [len(list(run)) for _, run in groupby(numbers)]
+    sizes: list[int] = torch.unique_consecutive(view.image[0], return_counts=True)[1].tolist()
+    return sizes
 
 
 def clips_of(view: View) -> torch.Tensor:
@@ -36,6 +35,24 @@ def clips_of(view: View) -> torch.Tensor:
     size, n, dim = view.tokens.shape
     frames = frames_of(view)
     return view.tokens.float().reshape(size, frames, n // frames, dim)
+
+
+def taken_in(unit: torch.Tensor, anchors: torch.Tensor, pool: torch.Tensor, beta: float) -> torch.Tensor:
+    """Weights [anchors, tokens] of anchors that take in the most alike tokens of a pool (FastVID).
+
+    A row is w * anchor + (1 - w) * mean of its members, w the larger of 1 / (members + 1) and `beta`.
+
+    Args:
+        unit: [tokens, dim] at unit length. anchors, pool: indices.
+    """
+    nearest = (unit[pool] @ unit[anchors].T).argmax(1)
+    member = torch.nn.functional.one_hot(nearest, len(anchors)).T.to(unit)
+    count = member.sum(1, keepdim=True)
+    own = (1 / (count + 1)).clamp(min=beta)
+    weights = unit.new_zeros(len(anchors), len(unit))
+    weights[:, pool] = (1 - own) * member / count.clamp(min=1)
+    weights[torch.arange(len(anchors)), anchors] += own[:, 0]
+    return weights
 
 
 def mixed(clips: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Reduction:

@@ -79,7 +79,7 @@ def tiles(values: torch.Tensor, side: int) -> torch.Tensor:
     """[1, 3, height, width] of whole sides as [n, 3, side, side], row by row: for networks of one picture size."""
     _, channels, height, width = values.shape
     parted = values.reshape(channels, height // side, side, width // side, side)
-    return parted.permute(1, 3, 0, 2, 4).reshape(-1, channels, side, side)
+    return parted.permute(1, 3, 0, 2, 4).reshape(-1, channels, side, side).contiguous()
 
 
 def joined(parts: torch.Tensor, columns: int) -> torch.Tensor:

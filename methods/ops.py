@@ -54,17 +54,6 @@ def select(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def largest_share(count: Callable[[float], int], keep: int, least: float = 0.0) -> float:
-    """The largest share from `least` to 1 whose count is at most `keep`, by bisection; counts grow with shares."""
-    low, high = least, 1.0
-    if count(high) <= keep:
-        return high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) <= keep else (low, middle)
-    return low
-
-
 def cosines(points: torch.Tensor) -> torch.Tensor:
     """Of every two points of an image, in float32: [batch, n, dim] to [batch, n, n]."""
     unit = torch.nn.functional.normalize(points.float(), dim=-1)

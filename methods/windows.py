@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
+from math import ceil
 
 import torch
+
+from .clustering import dpc_knn
 
 Group = tuple[slice, torch.Tensor]
 """Frames, and the places in them: tokens that are averaged over the frames and merged or chosen among each other."""
@@ -24,6 +27,18 @@ def parted(windows: Iterable[tuple[slice, torch.Tensor]]) -> list[Group]:
         found.append((window, static.nonzero()[:, 0]))
         found += [(slice(frame, frame + 1), others) for frame in range(window.start, window.stop)]
     return found
+
+
+def left_in(group: Group, share: float) -> int:
+    """How many tokens a share of a group is, as HoliTom rounds it: up of the others of a frame, to the nearest of
+    static ones."""
+    window, places = group
+    return (round if window.stop - window.start > 1 else ceil)(len(places) * share)
+
+
+def left_in_all(groups: Sequence[Group], share: float) -> int:
+    """How many tokens a share of every group is."""
+    return sum(left_in(group, share) for group in groups)
 
 
 def stands_still(clip: torch.Tensor, tau: float) -> torch.Tensor:
@@ -52,6 +67,28 @@ def find_windows(static: torch.Tensor) -> tuple[list[tuple[int, int]], int]:
         windows.append((first[end], end))
         end = first[end] - 1
     return windows[::-1], best[-1]
+
+
+def still_windows(clip: torch.Tensor, tau: float) -> list[Group]:
+    """The groups of a clip [frames, n, dim], in the windows that save most static tokens (HoliTom)."""
+    static = stands_still(clip, tau)
+    windows, _ = find_windows(static)
+    return parted((slice(first, last + 1), static[first:last].all(0)) for first, last in windows)
+
+
+def alike_windows(clip: torch.Tensor, tau: float, windows: int, noise: torch.Tensor) -> list[Group]:
+    """The groups of a clip [frames, n, dim], in windows of frames that are clustered by density peaks (PruneVid).
+
+    A place is static where its mean cosine over pairs of the window's frames exceeds `tau`.
+    """
+    labels, _ = dpc_knn(clip.mean(1)[None], max(windows, 1), 7, noise[None])
+    ends = list(accumulate(contiguous(labels[0].tolist()), initial=0))
+    found = []
+    for first, last in pairwise(ends):
+        length, unit = last - first, torch.nn.functional.normalize(clip[first:last], dim=-1)
+        pairs = unit.sum(0).square().sum(-1) - length  # the sum over frames i and j != i of their cosine
+        found.append((slice(first, last), pairs > tau * length * (length - 1)))
+    return parted(found)
 
 
 def contiguous(labels: Sequence[int]) -> list[int]:

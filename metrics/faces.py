@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..harness.contracts import Item, Memo, Output, Region, Sample
@@ -28,13 +29,14 @@ class _FaceMetric(ABC):
     unit = ""
     mean_over = "size"
     name = ""
+    names: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, backend: str = "dlib", accept_licence: tuple[str, ...] = ()) -> None:
         """Raises `UserError` for a backend that is unknown, not installed or without weights."""
         faces.check(backend, accept_licence)
         self.backend = backend
         self.accept_licence = accept_licence
-        self.name = f"{self.name}[{backend}]"
+        self.name = self.names.get(backend, f"{self.name}[{backend}]")
 
     def protocol(self) -> str:
         """Alignment, software and weights."""
@@ -89,10 +91,11 @@ class FaceSimilarity(_FaceMetric):
     """Cosine between the vectors, in [-1, 1].
 
     dlib's vectors are not centred: their cosine moves between 0.94 and 1 where an ArcFace cosine moves between 0 and 1,
-    and the two are not comparable.
+    and the two are not comparable. With InsightFace's antelopev2 it is TokBench's F-Sim, and called so.
     """
 
     name = "face_similarity"
+    names = MappingProxyType({"insightface": "f_sim"})
     higher_is_better = True
     worst: float | None = -1.0
 

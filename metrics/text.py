@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..harness.contracts import Item, Memo, Output, Region, Sample
+from ..harness.contracts import Item, Memo, Output, Region, Sample, UserError
 from ..harness.registry import metric
 from .backends import ocr
+
+BATCH = 64
+"""TokBench's, whose longest transcript it tells."""
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +25,9 @@ class _TextMetric(ABC):
     Transcripts compare by the recogniser's rule: `exact` for docTR's PARSeq (TokBench's own), `alnum-lower` for the
     others, which read more signs and less case than the task asks for: NFKC, ASCII letters and digits only, lower case.
     A word of which nothing is left by that rule is not scored.
+
+    TokBench tells PARSeq how long the longest transcript of a word's batch is: metrics of the plain names do so too,
+    and leave out batches that TokBench leaves out; beside them stand those that tell nothing.
     """
 
     unit = ""
@@ -29,16 +35,20 @@ class _TextMetric(ABC):
     worst: float | None = 0.0
     mean_over = "size"
     name = ""
+    tells = True
 
     def __init__(self, backend: str = "rapidocr") -> None:
         """Raises `UserError` for an unknown backend, or one that is not installed."""
         ocr.check(backend)
         self.backend = backend
-        self.name = f"{self.name}[{backend}]"
+        self.told = self.tells and backend == "doctr"
+        if not self.told:
+            self.name = f"{self.name}[{'doctr-untold' if backend == 'doctr' else backend}]"
 
     def protocol(self) -> str:
-        """Crop, comparison, bins' mean, software and weights."""
-        return f"truncated-box;{ocr.rule_of(self.backend)};{ocr.reader(self.backend).identity()}"
+        """Crop, comparison, what is told, bins' mean, software and weights."""
+        told = f"told the longest of {BATCH};" if self.told else "untold;" if self.backend == "doctr" else ""
+        return f"truncated-box;{ocr.rule_of(self.backend)};{told}{ocr.reader(self.backend).identity()}"
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         return [region.slices for region in self._scored(sample)]
@@ -48,13 +58,22 @@ class _TextMetric(ABC):
 
         Raises:
             ValueError: the output has no picture, or a word lies outside it.
+            UserError: the task does not say what the recogniser is told.
         """
-        regions = self._scored(sample)
-        readings = memo.once(("readings", self.backend), lambda: self._read(output, regions))
         rule = ocr.rule_of(self.backend)
+        regions = [r for r in sample.regions if r.slices and ocr.fold(r.text or "", rule)]
+        if self.backend == "doctr":
+            seen = memo.once("parseq", lambda: ocr.parseq().encode(_crops(output, regions)))
+            told = [_longest(r) for r in regions] if self.told else None
+            texts = memo.once(("readings", "doctr", self.told), lambda: ocr.parseq().decode(seen, told))
+        else:
+            texts = memo.once(
+                ("readings", self.backend), lambda: ocr.reader(self.backend).read(_crops(output, regions))
+            )
         return [
-            Item(self.compare(ocr.fold(reading, rule), ocr.fold(region.text or "", rule)), region.slices)
-            for reading, region in zip(readings, regions, strict=True)
+            Item(self.compare(ocr.fold(text, rule), ocr.fold(region.text or "", rule)), region.slices)
+            for text, region in zip(texts, regions, strict=True)
+            if self._counts(region)
         ]
 
     @abstractmethod
@@ -63,12 +82,11 @@ class _TextMetric(ABC):
 
     def _scored(self, sample: Sample) -> list[Region]:
         rule = ocr.rule_of(self.backend)
-        return [r for r in sample.regions if r.slices and ocr.fold(r.text or "", rule)]
+        return [r for r in sample.regions if r.slices and ocr.fold(r.text or "", rule) and self._counts(r)]
 
-    def _read(self, output: Output, regions: Sequence[Region]) -> list[str]:
-        if output.image is None:
-            raise ValueError("there is no picture to read")
-        return ocr.reader(self.backend).read([_cut(output.image, region) for region in regions])
+    def _counts(self, region: Region) -> bool:
+        """Whether its batch is not left out."""
+        return not self.told or region.longest != 0
 
 
 @metric("t_acc", family="reconstruction", unit="", higher_is_better=True, backend="ocr")
@@ -91,6 +109,20 @@ class TextSimilarity(_TextMetric):
         return similarity(reading, truth)
 
 
+@metric("t_acc_untold", family="reconstruction", unit="", higher_is_better=True, backend="ocr")
+class UntoldTextAccuracy(TextAccuracy):
+    """T-ACC of a recogniser that is told nothing; with backends that never are, the same as `t_acc`."""
+
+    tells = False
+
+
+@metric("t_ned_untold", family="reconstruction", unit="", higher_is_better=True, backend="ocr")
+class UntoldTextSimilarity(TextSimilarity):
+    """T-NED of a recogniser that is told nothing; with backends that never are, the same as `t_ned`."""
+
+    tells = False
+
+
 def similarity(first: str, second: str) -> float:
     """1 - Levenshtein distance / longer length; 1 for two empty strings."""
     distances = list(range(len(second) + 1))
@@ -101,8 +133,24 @@ def similarity(first: str, second: str) -> float:
     return 1.0 - distances[-1] / max(len(first), len(second), 1)
 
 
+def _crops(output: Output, regions: Sequence[Region]) -> list[Image]:
+    if output.image is None:
+        raise ValueError("there is no picture to read")
+    image = output.image.convert("RGB")
+    return [_cut(image, region) for region in regions]
+
+
 def _cut(image: Image, region: Region) -> Image:
     x0, y0, x1, y1 = (int(edge) for edge in region.box)
     if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
         raise ValueError(f"the word at {(x0, y0, x1, y1)} lies outside the picture of {image.size} pixels")
-    return image.convert("RGB").crop((x0, y0, x1, y1))
+    return image.crop((x0, y0, x1, y1))
+
+
+def _longest(region: Region) -> int:
+    if region.longest is None:
+        raise UserError(
+            "t_acc and t_ned tell the recogniser how long the longest transcript of a word's batch is, and the task "
+            "does not say it: give its regions `longest`, or use t_acc_untold and t_ned_untold."
+        )
+    return region.longest

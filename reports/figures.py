@@ -20,7 +20,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ..results.published import SUFFIX
 from ..results.store import write_atomically
+from . import published
 from .face import plain_face
 from .pareto import front
 from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+    from ..results.published import Published
 
 PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
@@ -64,7 +68,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that was written, and its SVG made fit to stand in a page (colours of the text follow the page)."""
+    """A figure that was written, and its SVG made fit to stand in a page (colours of the text follow the page).
+
+    `published` are the points of a panel that shows nothing else.
+    """
 
     task: str
     subset: str
@@ -74,10 +81,12 @@ class Figure:
     caption: str
     stem: str
     svg: str
+    published: Sequence[Published] = ()
 
 
 def styles(cells: pd.DataFrame) -> dict[str, Style]:
-    """A colour per method and a marker per label, the same for the whole report."""
+    """A colour per method and a marker per label, the same for the whole report; what is published has none."""
+    cells = cells[cells["source"] == "measured"]
     labels = sorted(set(zip(cells["method"], cells["label"], strict=True)))
     methods = sorted({m for m, _ in labels})
     return {
@@ -101,12 +110,28 @@ def draw(ranked: pd.DataFrame, out: Path) -> list[Figure]:
         for cost in DRAWN:
             known = (r for r in records if not missing(r[cost]) and not missing(r["value"]))
             points = [r for r in known if r["kind"] != "untouched"]
-            if not points:
+            if all(r["source"] != "measured" for r in points):
                 continue
             first = records[0]
             stem = new_stem(stems, first["task"], first["subset"], first["metric"], cost)
             made.append(_draw_one(records, points, cost, looks, out, stem))
+            if beside := published.panel(first, cost):
+                stem = new_stem(stems, first["task"], first["subset"], first["metric"], "published")
+                made.append(_draw_panel(first, beside, cost, out, stem))
     return made
+
+
+def _draw_panel(first: dict[str, Any], points: Sequence[Published], cost: str, out: Path, stem: str) -> Figure:
+    """What is published of the same kind as a series, under a protocol or on data of its own."""
+    titles: dict[str, str] = {}
+
+    def paint(axes: Axes) -> None:
+        titles.update(published.paint(axes, points))
+        cost_axis(axes, cost, log=True)
+
+    svg = write(paint, out, stem, published.about(points), titles)
+    told = published.caption(points)
+    return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, told, stem, svg, points)
 
 
 def _draw_one(
@@ -118,18 +143,21 @@ def _draw_one(
     stem: str,
 ) -> Figure:
     first = records[0]
-    points = [row | {"gid": f"point-{number}"} for number, row in enumerate(points)]
+    told = [(float(r[cost]), r["value"], r["method"], _title(r, cost)) for r in points if r["source"] != "measured"]
+    told = [(x, y, name.removesuffix(SUFFIX), title) for x, y, name, title in told]
+    points = [r | {"gid": f"point-{n}"} for n, r in enumerate(p for p in points if p["source"] == "measured")]
+    titles = {r["gid"]: _title(r, cost) for r in points}
 
     def paint(axes: Axes) -> None:
         floor_band(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
             _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
-        _ceiling(axes, records, points)
-        _finish(axes, first, points, cost)
+        _ceiling(axes, [r for r in records if r["source"] == "measured"], points)
+        titles.update(published.hollow(axes, told, [(float(r[cost]), r["value"]) for r in points]))
+        _finish(axes, first, [float(r[cost]) for r in points] + [x for x, *_ in told], cost)
 
     about = basis(points, {first["metric"]: first["protocol"]})
-    titles = {r["gid"]: _title(r, cost) for r in points}
     svg = write(paint, out, stem, about, titles)
     setting = setting_text(first)
     caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
@@ -138,7 +166,7 @@ def _draw_one(
 
 def write(
     paint: Callable[[Axes], None], out: Path, stem: str, about: str, titles: Mapping[str, str], *, height: float = 4.0,
-    wrap: int = 100,
+    wrap: int = 90,
 ) -> str:  # fmt: skip
     """Write a figure in all formats, the same bytes for the same figure, and return its SVG made fit for a page.
 
@@ -282,8 +310,7 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
     axes.axhline(ceiling, color=INK, alpha=0.7, linewidth=1.1, linestyle=":", zorder=1, label=text)
 
 
-def _finish(axes: Axes, first: dict[str, Any], points: list[dict[str, Any]], cost: str) -> None:
-    costs = [float(r[cost]) for r in points]
+def _finish(axes: Axes, first: dict[str, Any], costs: list[float], cost: str) -> None:
     cost_axis(axes, cost, log=min(costs) > 0 and max(costs) / min(costs) > 6)
     score_axis(axes, first)
 

@@ -19,6 +19,7 @@ from . import (
     latency,
     margins,
     printed,
+    published,
     ranking,
     retention,
     retention_curves,
@@ -81,6 +82,7 @@ def write_report(
         timed = latency.explain(ranked, out / "figures")
         sections = tables.sections(ranked, cells)
         tables.write_tables(ranked, cells, sections, out / "tables")
+        published.write_table([(f.task, f.published) for f in drawn if f.published], out / "tables")
         retention_tables.write(retained, out / "tables")
         latency.write_tables(timed, out / "tables")
         page = out / "index.html"

@@ -21,7 +21,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95% interval (NaN where there is none), and how much it rests on."""
+    """A value, its 95% interval (NaN where there is none), and how much it rests on (0 where that is not known)."""
 
     value: float
     low: float
@@ -35,7 +35,8 @@ class Estimate:
     def of(cls, row: dict[str, Any]) -> Estimate:
         """The estimate in a row of the table of cells."""
         value, low, high = (number(row[c]) for c in ("value", "ci_low", "ci_high"))
-        return cls(value, low, high, int(row["n"]), int(row["n_items"]), int(row["n_clusters"]), row["unit"] or "")
+        n, n_items, n_clusters = (0 if missing(row[c]) else int(row[c]) for c in ("n", "n_items", "n_clusters"))
+        return cls(value, low, high, n, n_items, n_clusters, row["unit"] or "")
 
     @property
     def interval(self) -> str:
@@ -45,6 +46,8 @@ class Estimate:
     @property
     def counts(self) -> str:
         """`40 samples, 80 items, 12 clusters`; items where a sample has another number of them than one."""
+        if not self.n_clusters and not math.isnan(self.value):
+            return "counts not known"
         items = f", {self.n_items} items" if self.n_items != self.n else ""
         return f"{self.n} samples{items}, {self.n_clusters} clusters"
 

@@ -68,6 +68,7 @@ class Row:
     costs: dict[str, float]
     entries: dict[MetricColumn, Entry]
     notes: tuple[str, ...]
+    published: bool = False
 
     @property
     def illustrative(self) -> bool:
@@ -142,12 +143,13 @@ def sections(ranked: pd.DataFrame, cells: pd.DataFrame) -> list[Section]:
     return found
 
 
-def _order(row: Row) -> tuple[bool, float, float]:
-    """Untouched cells first, then by budget, the best under the first metric on top; what has no value goes last."""
+def _order(row: Row) -> tuple[bool, bool, float, float]:
+    """Untouched cells first, then by budget, the best under the first metric on top; what has no value goes last, and
+    what is published behind what was measured."""
     column, entry = next(iter(row.entries.items()))
     goodness = entry.estimate.value if column.higher_is_better else -entry.estimate.value
     budget = 0.0 if math.isnan(row.budget_value) else row.budget_value
-    return row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
+    return row.published, row.kind != "untouched", budget, math.inf if math.isnan(goodness) else -goodness
 
 
 def telling_seeds(rows: pd.DataFrame) -> pd.Series[Any]:
@@ -172,7 +174,7 @@ def _row(
         first["cell_id"], first["label"], first["kind"], bool(first["floor"]), bool(first["diagnostic"]),
         text(first["verified"]),
         budget_text(first), number(first["budget_value"]), _varying(first, varying),
-        {c: number(first[c]) for c in costs}, entries, notes(records),
+        {c: number(first[c]) for c in costs}, entries, notes(records), first["source"] != "measured",
     )  # fmt: skip
 
 
@@ -313,4 +315,6 @@ def _score(entry: Entry) -> str:
 
 
 def _n(entry: Entry) -> str:
+    if not entry.estimate.n_clusters and not math.isnan(entry.estimate.value):
+        return "–"
     return f"{entry.estimate.n} / {entry.estimate.n_clusters}"

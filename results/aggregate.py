@@ -16,6 +16,7 @@ from ..metrics.statistics import Interval, cluster_bootstrap, cluster_correlatio
 from .aggregation import bootstrap, find
 from .groups import by_cell, group_rows
 from .latency import latency_columns
+from .published import rows_beside
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
@@ -33,6 +34,7 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
     untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
     rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
     rows += group_rows(folder, cells, by_cell(rows))
+    rows += rows_beside(rows)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -122,7 +122,7 @@ def prefill_flops(config: PretrainedConfig, text_tokens: int, visual_tokens_per_
 
 def of_images(schedule: Schedule, images: Images) -> list[Schedule]:
     """The schedules of the images of a prompt."""
-    return [schedule] * images if isinstance(images, int) else [schedule.of(grid) for grid in images]
+    return schedule.over([schedule.shape.grid] * images if isinstance(images, int) else images)
 
 
 def _signals(

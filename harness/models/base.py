@@ -274,7 +274,8 @@ class VisionLanguageModel(ABC):
             Refusal: the schedule cannot be had for one of the images.
         """
         shape = self.shape.of_clips() if batch.clip else self.shape
-        schedules = [schedule.on(shape.at(crop.grid)) for crop in batch.crops]
+        samples = [[batch.crops[i].grid for i in batch.images_of(row)] for row in range(len(batch.sample_ids))]
+        schedules = [one for grids in samples for one in schedule.over(grids, clip=batch.clip)]
         made = cuts(schedules)
         if made and compressor is None:
             raise ValueError("a schedule with cuts needs the compressor that they belong to")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,28 +28,33 @@ def encode(
     Args:
         calls: of the compressor that the cuts belong to.
     """
-    inside = [cut.stage for cut in cuts if cut.stage.place == "encoder"]
+    inside = [cut for cut in cuts if cut.stage.place == "encoder"]
     class_index = 0 if model.shape.class_token else None
     resized = any(cut.stage.place == "pixel" for cut in cuts)
     crops = list(batch.crops)
     if calls and resized:
         with model.watch.phase("compressor"):
             crops = [_shrunk(model, crop, grid) for crop, grid in zip(crops, calls.grids, strict=True)]
-    # Pictures whose counts may differ go through the tower one by one: no layer has to know of padding.
+    # Pictures whose counts may differ go through the tower one by one, and those that are to keep other counts than
+    # their neighbours apart from these: no layer has to know of padding.
     alone = bool(inside) and calls is not None and calls.kind == "adaptive"
+    stages = [[cut.stages[i] for cut in inside if i in cut.stages] for i in range(len(crops))]
+    alike = groupby(range(len(crops)), lambda i: (alone and i, stages[i]))
     seen: list[torch.Tensor] = []
     along: list[torch.Tensor] = []
     finishes: list[Callable[[], Sequence[torch.Tensor]]] = []
     listed: dict[str, list[torch.Tensor]] = {}
-    for images in [[i] for i in range(len(crops))] if alone else [list(range(len(crops)))]:
-        own = [crops[i] for i in images]
+    for images in [list(run) for _, run in alike]:
+        own, merging = [crops[i] for i in images], stages[images[0]]
         with ExitStack() as stack:
             stack.enter_context(model.watch.phase("compressor"))  # signals are ready when `listening` has been left
             found = stack.enter_context(model.listening(reads, own))
-            if inside:
-                assert calls is not None
-                merger = Merger(model.blocks(own), inside, calls, class_index, images, model.watch)
+            if calls and merging:
+                merger = Merger(model.blocks(own), merging, calls, class_index, images, model.watch)
                 stack.enter_context(merger.attached())
+            elif calls:  # the budget of these is all that they have
+                for cut in inside:
+                    calls.pass_by(cut.stage, images)
             stack.enter_context(model.watch.phase("vision"))
             sight = model.see(own, resized=resized)
         seen += sight.rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import torch
 
@@ -11,22 +10,16 @@ from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
 from ..clustering import density_peaks
-from ..frames import clips_of, mixed
+from ..counts import strided
+from ..frames import clips_of, mixed, taken_in
 from ..ops import best
 from ..windows import segments
 
 
 @compressor(
-    "fastvid",
-    places=("projector",),
-    frames=True,
-    needs=("received_attention@-2",),
-    budget_kind="at_most",
-    merges=True,
-    paper="arXiv 2503.11187",
-    repository="LunarShen/FastVID",
-    verified="selection",
-)
+    "fastvid", places=("projector",), frames=True, needs=("received_attention@-2",), budget_kind="at_most",
+    merges=True, paper="arXiv 2503.11187", repository="LunarShen/FastVID", verified="selection",
+)  # fmt: skip
 @dataclass(frozen=True)
 class FastVID:
     """Cut a clip into segments of alike frames; every frame keeps salient tokens, anchor frames contextual ones too.
@@ -91,29 +84,10 @@ class FastVID:
         rows = [torch.nn.functional.one_hot(anchors[0], frames * n).float()]
         first = 0
         for length in segments(features, self.segments, self.tau):
-            for frame, count in enumerate(self.shares(length, shared, room), first):
+            for frame, count in enumerate(strided(length, shared, room, self.stride), first):
                 if count:
                     pool = others[frame] if count == shared else others[first : first + length].flatten()
                     anchors.append(ranked[frame, :count])
-                    rows.append(self.mix(unit, anchors[-1], pool))
+                    rows.append(taken_in(unit, anchors[-1], pool, self.beta))
             first += length
         return torch.cat(rows), torch.cat(anchors)
-
-    def shares(self, length: int, shared: int, room: int) -> list[int]:
-        """How many contextual tokens every frame of a segment holds, where each frame pays `shared` and has `room`."""
-        for stride in range(self.stride, 0, -1):
-            count = shared * length // ceil(length / stride)
-            if count <= room:
-                break
-        return [count if behind % stride == 0 else 0 for behind in range(length - 1, -1, -1)]
-
-    def mix(self, unit: torch.Tensor, anchors: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-        """Weights [anchors, tokens] of anchors that take in the most alike tokens of a pool; `unit` [tokens, dim]."""
-        nearest = (unit[pool] @ unit[anchors].T).argmax(1)
-        member = torch.nn.functional.one_hot(nearest, len(anchors)).T.to(unit)
-        count = member.sum(1, keepdim=True)
-        own = (1 / (count + 1)).clamp(min=self.beta)
-        weights = unit.new_zeros(len(anchors), len(unit))
-        weights[:, pool] = (1 - own) * member / count.clamp(min=1)
-        weights[torch.arange(len(anchors)), anchors] += own[:, 0]
-        return weights

@@ -56,8 +56,10 @@ class HiRED:
             return Reduction.keep(best(scores, keep), n, position="renumber")
         salience = view["class_attention@0"][..., : sizes[0]].float().sum(1)
         whole, shares = allocate(salience, sizes[1:], keep, self.alpha)
-        parts = torch.split(scores[:, sizes[0] :], sizes[1:], 1)
-        marks = [best(part, share) for part, share in zip(parts, torch.split(shares, 1, 1), strict=True)]
+        parts, counts = [*torch.split(scores[:, sizes[0] :], sizes[1:], 1)], [*torch.split(shares, 1, 1)]
+        if len(set(sizes[1:])) == 1:  # all in one call
+            parts, counts = [torch.stack(parts, 1)], [shares[..., None]]
+        marks = [best(part, count).flatten(1) for part, count in zip(parts, counts, strict=True)]
         return Reduction.keep(torch.cat([best(scores[:, : sizes[0]], whole), *marks], 1), n, position="renumber")
 
 

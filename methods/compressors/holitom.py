@@ -5,31 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 import torch
 
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..clustering import dpc_knn
+from ..clustering import centred_clusters
+from ..counts import largest_share
 from ..frames import Rows, clips_of, grouped
-from ..ops import fold, largest_share, top
-from ..windows import Group, find_windows, parted, stands_still
+from ..ops import fold, top
+from ..windows import Group, left_in, left_in_all, still_windows
 
 
 @compressor(
-    "holitom",
-    places=("projector", "decoder"),
-    frames=True,
-    needs=("received_attention@-2", "last_attention"),
-    budget_kind="at_most",
-    merges=True,
-    keeps_order=False,
-    paper="arXiv 2505.21334",
-    repository="cokeshao/HoliTom",
+    "holitom", places=("projector", "decoder"), frames=True, needs=("received_attention@-2", "last_attention"),
+    budget_kind="at_most", merges=True, keeps_order=False, paper="arXiv 2505.21334", repository="cokeshao/HoliTom",
     verified="selection",
-)
+)  # fmt: skip
 @dataclass(frozen=True)
 class HoliTom:
     """Average static places over windows of frames and cluster them; of the others keep those that are attended to.
@@ -77,8 +70,8 @@ class HoliTom:
         clips, merged = clips_of(view), []
         attention = view["received_attention@-2"].float().mean(1).view(clips.shape[:3])
         for clip, seen, draws in zip(clips, attention, view.noise(*clips.shape[1:3]), strict=True):
-            groups = find_groups(clip, self.tau)
-            share = largest_share(partial(count, groups), keep)
+            groups = still_windows(clip, self.tau)
+            share = largest_share(partial(left_in_all, groups), keep)
             merged.append(self.merge(clip, seen, groups, share, draws))
         return grouped(merged)
 
@@ -88,42 +81,13 @@ class HoliTom:
         """One clip [frames, n, dim], with attention and noise [frames, n]; a window's draws are its first frame's."""
         rows = Rows(clip)
         for window, places in groups:
-            frames, wanted = window.stop - window.start, left((window, places), share)
+            frames, wanted = window.stop - window.start, left_in((window, places), share)
             if wanted and frames > 1:
                 draws = noise[window.start, : len(places)]
-                mine, weights, centres = self.cluster(clip[window, places].mean(0), wanted, draws)
+                points = clip[window, places].mean(0)
+                mine, weights, centres = centred_clusters(points, wanted, self.neighbours, draws, self.beta)
                 rows.add(window, places, mine, weights / frames, centres)
             elif wanted:
                 each, kept = torch.arange(wanted, device=clip.device), top(attention[window.start, places], wanted)
                 rows.add(window, places[kept], each, 1.0, each)
         return rows
-
-    def cluster(
-        self, points: torch.Tensor, clusters: int, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Groups and weights of [n, dim] points, and the centres of the groups in ascending order."""
-        labels, centres = dpc_knn(points[None], clusters, min(self.neighbours, clusters), noise[None])
-        centres, order = centres[0].sort()
-        groups = order.argsort()[labels[0]]
-        others = torch.bincount(groups, minlength=clusters) - 1
-        weights = ((1 - self.beta) / others.clamp(min=1))[groups]
-        weights[centres] = torch.where(others > 0, self.beta, 1.0)
-        return groups, weights, centres
-
-
-def find_groups(clip: torch.Tensor, tau: float) -> list[Group]:
-    """The groups of a clip [frames, n, dim], in the windows that save most static tokens."""
-    static = stands_still(clip, tau)
-    windows, _ = find_windows(static)
-    return parted((slice(first, last + 1), static[first:last].all(0)) for first, last in windows)
-
-
-def count(groups: Sequence[Group], share: float) -> int:
-    """How many tokens a share of every group is."""
-    return sum(left(group, share) for group in groups)
-
-
-def left(group: Group, share: float) -> int:
-    """How many tokens a share of a group is: rounded of static ones, rounded up of the others of a frame."""
-    window, places = group
-    return (round if window.stop - window.start > 1 else ceil)(len(places) * share)

@@ -10,7 +10,7 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
-from ..ops import largest_share
+from ..counts import largest_share
 from ..pairs import Form, pair_by_energy
 
 

@@ -9,20 +9,14 @@ import torch
 from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from ..attention import one_head, outliers
+from ..counts import sampled, spacing_of, within
 from ..ops import absorb_neighbours
 
 
 @compressor(
-    "prumerge_plus",
-    places=("projector",),
-    needs=("class_query@-1", "keys@-1"),
-    budget_kind="at_most",
-    merges=True,
-    keeps_order=False,
-    paper="arXiv 2403.15388",
-    repository="42Shawn/LLaVA-PruMerge",
-    verified="wiring",
-)
+    "prumerge_plus", places=("projector",), needs=("class_query@-1", "keys@-1"), budget_kind="at_most", merges=True,
+    keeps_order=False, paper="arXiv 2403.15388", repository="42Shawn/LLaVA-PruMerge", verified="wiring",
+)  # fmt: skip
 @dataclass(frozen=True)
 class PruMergePlus:
     """Keep tokens by class-token attention and every s-th of the raster; merge into each as PruMerge does.
@@ -57,35 +51,6 @@ class PruMergePlus:
             fits = (found + (sampled(n, steps) & (rank >= found[:, None])).sum(1)) < keep
             number, spacing = torch.where(fits, found, number), torch.where(fits, steps, spacing)
         return merge(attention, keys, rank, number, spacing)
-
-
-def spacing_of(share: float) -> int:
-    """The distance of sampled tokens where attention picks a share; 0 samples none."""
-    return max(1, int(int(1 / share) / 3)) if share > 0 else 0
-
-
-def sampled(n: int, spacing: torch.Tensor) -> torch.Tensor:
-    """Marks of the sampled tokens, [..., n]; as released, the last token is never sampled."""
-    place = torch.arange(n, device=spacing.device)
-    return (place % spacing.clamp(min=1)[..., None] == 0) & (place < n - 1) & (spacing > 0)[..., None]
-
-
-def within(rank: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many tokens attention picks and the spacing of the sample, [batch] each, for `room` tokens together.
-
-    Args:
-        rank: [batch, n] place of each token in the order of attention.
-    """
-    n = rank.shape[1]
-    fewest = {spacing_of(k / n): k for k in range(n, 0, -1)}  # the smallest share of every spacing
-    steps = torch.tensor([0, *fewest], device=rank.device)
-    picked = torch.tensor([0, *fewest.values()], device=rank.device)
-    marks = sampled(n, steps)
-    totals = picked + (marks & (rank[:, None] >= picked[:, None])).sum(-1)
-    choice = torch.where(totals <= room, picked, -1).argmax(-1)
-    chosen = marks[choice]
-    beside = torch.zeros_like(rank).scatter_(1, rank, (~chosen).long()).cumsum(-1)  # in order of attention
-    return (beside <= room - chosen.sum(-1, keepdim=True)).sum(-1), steps[choice]
 
 
 def merge(

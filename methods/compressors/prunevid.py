@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
 
@@ -13,26 +12,18 @@ from ...harness.registry import compressor
 from .. import parameters
 from ..attention import attended
 from ..clustering import dpc_knn
+from ..counts import proportional, spread
 from ..frames import Rows, clips_of, grouped
-from ..ops import largest_share
-from ..windows import Group, contiguous, parted
+from ..windows import Group, alike_windows
 
-NEIGHBOURS, FEW = 7, 14
-"""Of a density; tokens that are too few to be clustered."""
+FEW = 14
+"""Tokens that are not clustered while half of all may stay."""
 
 
 @compressor(
-    "prunevid",
-    places=("projector", "decoder"),
-    frames=True,
-    needs=("text_attention",),
-    budget_kind="at_most",
-    merges=True,
-    keeps_order=False,
-    paper="arXiv 2412.16117",
-    repository="Visual-AI/PruneVid",
-    verified="selection",
-)
+    "prunevid", places=("projector", "decoder"), frames=True, needs=("text_attention",), budget_kind="at_most",
+    merges=True, keeps_order=False, paper="arXiv 2412.16117", repository="Visual-AI/PruneVid", verified="selection",
+)  # fmt: skip
 @dataclass(frozen=True)
 class PruneVid:
     """Windows of alike frames; their static places are averaged, and static and each frame's other tokens clustered.
@@ -76,47 +67,15 @@ class PruneVid:
         if view.place == "decoder":
             n = view.tokens.shape[1]
             image = torch.zeros_like(view.tokens[..., 0]).long() if view.image is None else view.image
-            shares = torch.nn.functional.one_hot(image).sum(1) * min(keep, n)
-            counts, lost = shares // n, (shares % n).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            counts += lost < min(keep, n) - counts.sum(1, keepdim=True)
+            counts = proportional(torch.nn.functional.one_hot(image).sum(1), min(keep, n))
             return Reduction.keep(attended(view["text_attention"].float(), image, counts), n)
         clips, merged = clips_of(view), []
         frames = clips.shape[1]
         for clip, draws in zip(clips, view.noise(1 + 2 * frames, max(clips.shape[1:3])), strict=True):
-            groups = find_groups(clip, self.tau, frames // 4, draws[0, :frames])
-            wanted = spread([len(places) for _, places in groups], keep)
+            groups = alike_windows(clip, self.tau, frames // 4, draws[0, :frames])
+            wanted = spread([len(places) for _, places in groups], keep, FEW)
             merged.append(cluster(clip, groups, wanted, iter(draws[1:])))
         return grouped(merged)
-
-
-def find_groups(clip: torch.Tensor, tau: float, windows: int, noise: torch.Tensor) -> list[Group]:
-    """The groups of a clip [frames, n, dim]: per window its static places, then the others of every frame."""
-    labels, _ = dpc_knn(clip.mean(1)[None], max(windows, 1), NEIGHBOURS, noise[None])
-    ends = list(accumulate(contiguous(labels[0].tolist()), initial=0))
-    found = []
-    for first, last in pairwise(ends):
-        length, unit = last - first, torch.nn.functional.normalize(clip[first:last], dim=-1)
-        pairs = unit.sum(0).square().sum(-1) - length  # the sum over frames i and j != i of their cosine
-        found.append((slice(first, last), pairs > tau * length * (length - 1)))
-    return parted(found)
-
-
-def spread(sizes: Sequence[int], keep: int) -> list[int]:
-    """How many clusters each group gets: one share of all, whose leftover goes to those that rounding cost most."""
-    if sum(sizes) <= keep:
-        return list(sizes)
-    share = largest_share(lambda share: sum(_fewer(size, share) for size in sizes), keep)
-    counts = [_fewer(size, share) for size in sizes]
-    lost = sorted(range(len(sizes)), key=lambda i: counts[i] - share * sizes[i])
-    while sum(counts) < keep:
-        for i in lost:
-            if counts[i] < sizes[i] and sum(counts) < keep:
-                counts[i] += 1
-    return counts
-
-
-def _fewer(size: int, share: float) -> int:
-    return size if size <= FEW and share >= 0.5 else int(size * share)
 
 
 def cluster(clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], noise: Iterator[torch.Tensor]) -> Rows:
@@ -128,7 +87,7 @@ def cluster(clip: torch.Tensor, groups: Sequence[Group], counts: Sequence[int], 
         mine = centres = torch.arange(len(places), device=clip.device)
         if count < len(places):
             points, draws = clip[window, places].mean(0)[None], next(noise)[None, : len(places)]
-            mine, centres = (t[0] for t in dpc_knn(points, count, NEIGHBOURS, draws))
+            mine, centres = (t[0] for t in dpc_knn(points, count, 7, draws))
         members = (window.stop - window.start) * torch.bincount(mine)[mine]
         rows.add(window, places, mine, 1 / members, centres)
     return rows

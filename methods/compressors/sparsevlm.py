@@ -11,8 +11,9 @@ from ...harness.contracts import ModelShape, Reduction, Stage, View
 from ...harness.registry import compressor
 from .. import parameters
 from ..attention import find_raters, rate, rotated_ones
-from ..clustering import dpc_knn
-from ..ops import best, select
+from ..clustering import recycle
+from ..counts import keep_whole
+from ..ops import best
 
 TABLES = {
     1: ((0, 0, 0), (82, 32, 18), (249, 55, 27), (312, 117, 39), (309, 204, 113), (576, 576, 576)),
@@ -22,15 +23,9 @@ TABLES = {
 
 
 @compressor(
-    "sparsevlm",
-    places=("decoder",),
-    needs=("text_attention", "entering", "text_embeddings", "keys"),
-    merges=True,
-    keeps_order=False,
-    paper="arXiv 2410.04417",
-    repository="Gumpest/SparseVLMs",
-    verified="wiring",
-)
+    "sparsevlm", places=("decoder",), needs=("text_attention", "entering", "text_embeddings", "keys"), merges=True,
+    keeps_order=False, paper="arXiv 2410.04417", repository="Gumpest/SparseVLMs", verified="wiring",
+)  # fmt: skip
 @dataclass(frozen=True)
 class SparseVLM:
     """Behind three LLM layers, keep the tokens that rater words attend to and merge the best of the others.
@@ -88,30 +83,3 @@ class SparseVLM:
         alike = rotated_ones(distance + view.grid[0] * view.grid[1], view["keys"].shape[-1], self.theta)
         scores = rate(attention / alike[:, None], raters, self.heads)
         return Reduction.keep(best(scores, keep), n, position="keep")
-
-
-def clustered(n: int, whole: int) -> tuple[int, int]:
-    """Of `n` tokens with `whole` kept: how many of the others are recycled, and into how many clusters."""
-    recycled = int((n - whole) * 0.3) + 1
-    return recycled, recycled // 10 + 1
-
-
-def keep_whole(n: int, keep: int) -> int:
-    """The most tokens to keep so that with the clusters of the others `keep` of `n` are left.
-
-    One token fewer may leave as many, with one cluster more (34 or 35 of 64 leave 36): `recycle` is told the number.
-    """
-    return next((w for w in range(min(keep, n) - 1, 0, -1) if w + clustered(n, w)[1] <= keep), 0)
-
-
-def recycle(view: View, scores: torch.Tensor, whole: int, keep: int) -> Reduction:
-    """Keep the `whole` tokens of the highest scores, in order; clusters of the next best follow, `keep` rows in all."""
-    size, n = scores.shape
-    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    recycled = clustered(n, whole)[0]
-    kept, others = ranked[:, :whole].sort(dim=-1).values, ranked[:, whole : whole + recycled]
-    labels, centres = dpc_knn(select(view.tokens, others), keep - whole, keep - whole, view.noise(recycled))
-    groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
-    groups.scatter_(1, kept, torch.arange(whole, device=scores.device).expand(size, -1))
-    groups.scatter_(1, others, whole + labels)
-    return Reduction.merge(groups, anchor=torch.cat([kept, others.gather(1, centres)], 1), position="renumber")

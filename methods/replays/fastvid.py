@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..compressors.fastvid import FastVID
+from ..counts import strided
 from ..frames import mixed
 from ..windows import segments
 
@@ -27,7 +28,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     reduction = mixed([method.clip(clip, features, attention, noise, each)])
     lengths = segments(features, method.segments, method.tau)
     shared = int(each * contextual)
-    counts = [count for length in lengths for count in method.shares(length, shared, n - each + shared)]
+    counts = [count for length in lengths for count in strided(length, shared, n - each + shared, method.stride)]
     return {
         "kept_indices": reduction.anchor[0].numpy(),
         "output_features": reduction.apply(clip.reshape(1, frames * n, -1))[0].numpy(),

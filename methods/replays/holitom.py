@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..compressors.holitom import HoliTom, find_groups, left
+from ..compressors.holitom import HoliTom
 from ..frames import grouped
 from ..ops import fold
-from ..windows import find_windows, stands_still
+from ..windows import find_windows, left_in, stands_still, still_windows
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -24,10 +24,10 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     windows, saved = find_windows(stands_still(clip, tau))
     total = clip.shape[0] * clip.shape[1]
     share = min(ratio / ((total - saved) / total), 1)
-    groups, noise = find_groups(clip, tau), torch.zeros(clip.shape[:2])
+    groups, noise = still_windows(clip, tau), torch.zeros(clip.shape[:2])
     draws = (torch.from_numpy(case[f"density_noise_{number}"])[0] for number in range(len(windows)))
     for window, places in groups:
-        if window.stop - window.start > 1 and left((window, places), share):
+        if window.stop - window.start > 1 and left_in((window, places), share):
             noise[window.start, : len(places)] = next(draws)
     method = HoliTom(tau=tau, beta=beta, neighbours=int(case["knn"]))
     reduction = grouped([method.merge(clip, attention, groups, share, noise)])

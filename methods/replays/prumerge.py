@@ -11,7 +11,8 @@ import torch
 from ...harness.contracts import Reduction, View
 from ..attention import one_head
 from ..compressors.prumerge import PruMerge
-from ..compressors.prumerge_plus import PruMergePlus, merge, spacing_of
+from ..compressors.prumerge_plus import PruMergePlus, merge
+from ..counts import spacing_of
 from .given import Fixed
 
 

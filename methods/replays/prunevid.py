@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ..attention import attended
-from ..compressors.prunevid import FEW, cluster, find_groups
+from ..compressors.prunevid import FEW, cluster
 from ..frames import grouped
+from ..windows import alike_windows
 
 
 def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -20,7 +21,7 @@ def replay(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         round(float(case[name]), 6) for name in ("tau", "temporal_segment_ratio", "cluster_ratio", "alpha")
     )
     draws = (torch.from_numpy(case[f"density_noise_{i}"]) for i in range(len(case)))
-    groups = find_groups(clip, tau, int(frames * windows), next(draws))
+    groups = alike_windows(clip, tau, int(frames * windows), next(draws))
     counts = [size if size <= FEW else int(size * share) for size in (len(places) for _, places in groups)]
     merged = grouped([cluster(clip, groups, counts, draws)])
     attention = torch.from_numpy(case["text_to_visual_attention"])[None]

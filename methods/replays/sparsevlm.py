@@ -10,8 +10,9 @@ import torch
 
 from ...harness.contracts import Compressor, ModelShape, Reduction, Stage, View
 from ..attention import find_raters, rate
-from ..clustering import dpc_knn
-from ..compressors.sparsevlm import SparseVLM, clustered, recycle
+from ..clustering import dpc_knn, recycle
+from ..compressors.sparsevlm import SparseVLM
+from ..counts import clustered
 from ..ops import top
 from .given import Given
 

@@ -29,7 +29,7 @@ BATCH = 32
     "titok",
     budget_units=("tokens", "percent", "bpp"),
     network=True,
-    paper="arXiv:2406.07550, arXiv:2501.10064",
+    paper="arXiv 2406.07550, 2501.10064",
     repository="bytedance/1d-tokenizer, turingmotors/One-D-Piece",
     verified="selection",
 )
@@ -78,7 +78,6 @@ class TiTokTokenizer(Checkpointed):
 
     def load(self, device: str, dtype: str) -> LoadedTiTok:
         """See `Network`."""
-
         from ...harness.models.loading import check_platform
 
         network = load(self.source().local("config.json", "model.safetensors", "pytorch_model.bin"), self.config)

@@ -214,7 +214,7 @@ class _Insight:
                 f"{self.backend} aligns faces by five key points, and a face has {len(region.points)}: "
                 "give a folder in TokBench's format, or use --faces dlib."
             )
-        return np.array(region.points, dtype=np.float32)
+        return np.array(region.points)
 
     def embed(self, image: Image, alignment: Sequence[object]) -> list[Vector]:
         import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import unicodedata
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...harness.contracts import UserError
 from . import OCR, OPENCV_MEND, BackendStatus, file_digest, installed_version, opencv_fault, package_folder
+from .parseq import WEIGHTS, Parseq
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -58,6 +59,17 @@ def fold(text: str, rule: Rule) -> str:
 def rule_of(backend: str) -> Rule:
     """The rule of a backend: TokBench's own recogniser is compared as TokBench does, case and punctuation counted."""
     return "exact" if backend == "doctr" else "alnum-lower"
+
+
+def parseq() -> Parseq:
+    """TokBench's own recogniser, which may be told of its words.
+
+    Raises:
+        UserError: docTR is not installed, or its weights cannot be had.
+    """
+    found = reader("doctr")
+    assert isinstance(found, Parseq)
+    return found
 
 
 @cache
@@ -128,7 +140,7 @@ def _weights(name: str) -> Path | None:
     elif name == "easyocr":
         places = [Path.home() / ".EasyOCR" / "model", "english_g2.pth"]
     elif name == "doctr":
-        places = [Path.home() / ".cache" / "doctr" / "models", "parseq-*.pt"]
+        places = [Path(os.environ.get("DOCTR_CACHE_DIR", Path.home() / ".cache" / "doctr"), "models"), f"{WEIGHTS}*.pt"]
     else:
         folder = _tesseract("--list-langs").partition('"')[2].partition('"')[0]
         places = [Path(folder), "eng.traineddata"]
@@ -245,43 +257,13 @@ class _Easy:
         return readings
 
 
-@dataclass
-class _Doctr:
-    """docTR's PARSeq, as TokBench runs it, but crop by crop and without the labels, whose length TokBench leaks."""
+class _Doctr(Parseq):
+    """docTR's PARSeq, TokBench's own recogniser."""
 
     rule: Rule = "exact"
 
-    def __post_init__(self) -> None:
-        from doctr.models import recognition
-
-        self._model = recognition.parseq(pretrained=True).eval()
-
     def identity(self) -> str:
         return _identity("doctr")
-
-    def read(self, crops: Sequence[Image]) -> list[str]:
-        import torch
-        from torchvision.transforms.functional import normalize
-
-        config, readings = self._model.cfg, []
-        with torch.inference_mode():
-            for crop in crops:
-                canvas = normalize(_fit(crop, *config["input_shape"][-2:]), config["mean"], config["std"])
-                readings.append(self._model(canvas[None], return_preds=True)["preds"][0][0])
-        return readings
-
-
-def _fit(crop: Image, height: int, width: int) -> torch.Tensor:
-    """A crop within [3, height, width], shape kept, antialiased bilinear, zeros to the right and below."""
-    import torch
-    from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize
-
-    scale = min(height / crop.height, width / crop.width)
-    size = [max(1, int(crop.height * scale)), max(1, int(crop.width * scale))]
-    small = resize(pil_to_tensor(crop).float() / 255, size, InterpolationMode.BILINEAR, antialias=True)
-    canvas = torch.zeros(3, height, width)
-    canvas[:, : size[0], : size[1]] = small
-    return canvas
 
 
 @dataclass

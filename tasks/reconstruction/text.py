@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...harness.contracts import Sample
 from ...harness.registry import task
 from .annotations import word, words
+from .batches import told
 from .sources import digest, installed, open_rgb, photograph
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ class Word:
     dark: bool
 
 
-@task("text", family="reconstruction", metrics=("t_acc", "t_ned"), licence="see tasks/reconstruction/split.json")
+@task(
+    "text",
+    family="reconstruction",
+    metrics=("t_acc", "t_ned", "t_acc_untold", "t_ned_untold"),
+    licence="see tasks/reconstruction/split.json",
+)
 def text(folder: Path | None) -> list[Sample]:
     """Random words in matplotlib's fonts on scikit-image's photographs, or the words of a folder.
 
@@ -67,7 +73,7 @@ def text(folder: Path | None) -> list[Sample]:
             loader = partial(_draw, path, number, drawn)
             fingerprint = digest(data, *fonts, SIDE, PLATE, drawn)
             samples.append(Sample(f"{source}-{number}", source, (loader,), fingerprint, regions=regions))
-    return samples
+    return told(samples)
 
 
 def _layout(rng: random.Random) -> list[Word]:

@@ -72,7 +72,7 @@ def measure(entry: Entry, budget: int, rounds: int) -> Iterator[dict[str, object
     """The first cut at each of a compressor's places."""
     method, done = entry.build(), set()
     for stage in method.stages(budget, PICTURE):
-        if stage.place in done or stage.place == "pixel":
+        if stage.place in {*done, "pixel", "attention"}:  # at these nothing is chosen
             continue
         done.add(stage.place)
         asked = stage.keep if stage.place == "encoder" else budget * images(stage)

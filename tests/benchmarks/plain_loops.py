@@ -13,8 +13,9 @@ from math import exp, inf, sqrt
 import numpy as np
 import torch
 from toksweep.harness.contracts import View
-from toksweep.methods import ops
-from toksweep.methods.compressors import aim, prumerge_plus, vqtoken
+from toksweep.methods import counts, ops
+from toksweep.methods.attention import one_head
+from toksweep.methods.compressors import aim, vqtoken
 
 Vectors = list[np.ndarray]
 Rows = list[list[int]]
@@ -494,14 +495,14 @@ def prumerge(view, keep):
 
 @loop("projector", "prumerge_plus")
 def prumerge_more(view, keep):
-    attention, metric = ops.one_head(view)
+    attention, metric = one_head(view)
     rank = attention.argsort(descending=True).argsort()
-    number, spacing = prumerge_plus.within(rank, keep - 1)
-    marked = prumerge_plus.sampled(attention.shape[1], spacing) | (rank < number[:, None])
-    counts, centres = marked.sum(1), (~marked).to(torch.int8).argsort(stable=True)
-    chosen, keys = centres[0, : counts[0]].tolist(), vectors(metric[0])
+    number, spacing = counts.within(rank, keep - 1)
+    marked = counts.sampled(attention.shape[1], spacing) | (rank < number[:, None])
+    kept, centres = marked.sum(1), (~marked).to(torch.int8).argsort(stable=True)
+    chosen, keys = centres[0, : kept[0]].tolist(), vectors(metric[0])
     return Part(
-        "absorb_neighbours", lambda: ops.absorb_neighbours(attention, metric, centres, counts),
+        "absorb_neighbours", lambda: ops.absorb_neighbours(attention, metric, centres, kept),
         lambda: absorb_neighbours(keys, chosen),
     )  # fmt: skip
 

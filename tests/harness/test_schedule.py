@@ -135,18 +135,19 @@ NATIVE = replace(SHAPE, varies=True)
 
 def test_a_picture_of_another_grid_has_a_schedule_of_its_own():
     quarter = resolve(Pruner(), Budget.parse("25%"), "mean", NATIVE, merges=False)
-    assert quarter.of((24, 24)) is quarter
-    assert (quarter.of((10, 8)).full, quarter.of((10, 8)).entering) == (80, 20)
-    assert quarter.of((10, 8)) is quarter.of((10, 8))
-    assert untouched(NATIVE).of((10, 8)) == untouched(NATIVE.at((10, 8)))
+    same, small = quarter.over([(24, 24), (10, 8)])
+    assert same is quarter
+    assert (small.full, small.entering) == (80, 20)
+    assert quarter.over([(10, 8)])[0] is small
+    assert untouched(NATIVE).over([(10, 8)]) == [untouched(NATIVE.at((10, 8)))]
 
 
 @pytest.mark.parametrize("merges", [True, False])
 def test_a_count_that_a_small_picture_does_not_have_means_all_of_it(merges):
     schedule = resolve(Pruner(), Budget.parse(64), "mean", NATIVE, merges=merges)
-    assert [schedule.of(grid).entering for grid in ((24, 24), (6, 6))] == [64, 36]
-    assert bool(schedule.of((6, 6)).stages) != merges
-    assert bool(schedule.of((6, 6)).of((9, 9)).stages)
+    assert [schedule.over([grid])[0].entering for grid in ((24, 24), (6, 6))] == [64, 36]
+    assert bool(schedule.over([(6, 6)])[0].stages) != merges
+    assert bool(schedule.over([(6, 6)])[0].over([(9, 9)])[0].stages)
 
 
 def test_where_counts_are_equal_a_count_above_them_is_refused():
@@ -172,3 +173,24 @@ class Pruner:
 
     def stages(self, keep, shape):
         return (Stage("projector", keep),)
+
+
+@pytest.mark.parametrize("images", [1, 3, 8, 10])
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_clips_budget_is_shared_out_over_its_images_to_the_last_token(images, merges):
+    schedule = resolve(Pruner(), Budget.parse("250/clip"), "entering", SHAPE, merges=merges)
+    shares = [one.entering for one in schedule.over([SHAPE.grid] * images)]
+    assert sum(shares) == 250 and max(shares) - min(shares) <= 1
+    assert shares == sorted(shares, reverse=True)
+    assert schedule.stages  # an image of unknown clips is cut, so that what its cuts read is known
+
+
+def test_a_clips_budget_below_a_token_an_image_is_refused_with_the_smallest():
+    schedule = resolve(Pruner(), Budget.parse("4/clip"), "entering", SHAPE, merges=False)
+    with pytest.raises(Refusal, match="less than one token for each of 5 images: the smallest is 5/clip"):
+        schedule.over([SHAPE.grid] * 5)
+
+
+def test_a_clips_budget_above_what_its_images_have_means_all_of_them():
+    schedule = resolve(Pruner(), Budget.parse("4000/clip"), "entering", SHAPE, merges=False)
+    assert [one.entering for one in schedule.over([SHAPE.grid] * 2)] == [SHAPE.tokens] * 2

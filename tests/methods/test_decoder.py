@@ -12,8 +12,9 @@ from toksweep.methods.attention import find_raters, page_rank, rotated_ones
 from toksweep.methods.compressors.aim import Aim
 from toksweep.methods.compressors.dart import Dart, unlike
 from toksweep.methods.compressors.pyramiddrop import PyramidDrop
-from toksweep.methods.compressors.sparsevlm import SparseVLM, clustered, keep_whole
+from toksweep.methods.compressors.sparsevlm import SparseVLM
 from toksweep.methods.compressors.visiondrop import VisionDrop
+from toksweep.methods.counts import clustered, keep_whole
 from toksweep.methods.pairs import merge_rounds
 
 

@@ -12,10 +12,11 @@ from toksweep.methods.compressors.hiprune import HiPrune
 from toksweep.methods.compressors.hired import HiRED, allocate
 from toksweep.methods.compressors.m3 import M3, nested_grid
 from toksweep.methods.compressors.prumerge import PruMerge
-from toksweep.methods.compressors.prumerge_plus import PruMergePlus, merge, spacing_of
+from toksweep.methods.compressors.prumerge_plus import PruMergePlus, merge
 from toksweep.methods.compressors.todre import ToDRE
 from toksweep.methods.compressors.visionzip import VisionZip
 from toksweep.methods.compressors.vispruner import VisPruner
+from toksweep.methods.counts import spacing_of
 from toksweep.methods.ops import absorb, dpp_map
 from views import picked
 

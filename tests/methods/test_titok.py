@@ -11,7 +11,7 @@ import pytest
 import torch
 from toksweep.harness.contracts import UserError
 from toksweep.methods.titok import TiTok, TiTokConfig, ViTSize, prefix, tail_drop
-from toksweep.methods.titok_checkpoints import CONFIGS, config_of, load, load_weights, renamed, save
+from toksweep.methods.titok_checkpoints import CONFIGS, SIZES, config_of, load, load_weights, renamed, save
 
 HERE = Path(__file__).parent
 RECORD = json.loads((HERE / "titok_tensors.json").read_text())
@@ -140,6 +140,29 @@ def test_what_is_saved_loads_in_16_bits_and_by_the_authors_file_names(tiny: TiTo
     torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     assert torch.equal(load(tmp_path).encode(pictures(1)), tiny.encode(pictures(1)))
+
+
+def test_a_folder_of_the_authors_loads_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "small", AUTHORS["second"].encoder)
+    monkeypatch.setitem(SIZES, "base", AUTHORS["second"].decoder)
+    config = json.loads(json.dumps(RECORD["configs"]["titok_bl64_vq8k"]))
+    config["model"]["vq_model"] |= {"vit_enc_model_size": "small", "vit_dec_model_size": "base", "codebook_size": 64}
+    config["model"]["vq_model"] |= {"num_latent_tokens": 8, "token_size": 6}
+    config["dataset"]["preprocessing"]["crop_size"] = 32
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    mine, theirs = filled(replace(AUTHORS["second"], nested=False)), {}
+    column = RECORD["checkpoints"].index("titok_bl64_vq8k")
+    for pattern, shapes in RECORD["tensors"].items():
+        for name in {pattern.replace("*", str(i)) for i in range(2)} if shapes[column] else ():
+            tensor = mine.state_dict()[renamed(name, vqgan=False)]
+            more = [1] * (len(shapes[column]) - tensor.ndim)
+            theirs[name] = (
+                tensor.reshape(*more, *tensor.shape) if "token" in name else tensor.reshape(*tensor.shape, *more)
+            )
+    torch.save(theirs, tmp_path / "pytorch_model.bin")
+    again = load(tmp_path)
+    assert again.config == mine.config
+    assert torch.equal(again.decode(again.encode(pictures(2))), mine.decode(mine.encode(pictures(2))))
 
 
 @pytest.mark.parametrize(("config", "says"), [

@@ -6,8 +6,9 @@ from toksweep.harness.contracts import ModelShape, UserError, View
 from toksweep.harness.registry import registry
 from toksweep.methods.attention import attended
 from toksweep.methods.compressors.fastvid import FastVID
-from toksweep.methods.compressors.prunevid import PruneVid, find_groups, spread
-from toksweep.methods.windows import contiguous, segments
+from toksweep.methods.compressors.prunevid import FEW, PruneVid
+from toksweep.methods.counts import spread, strided
+from toksweep.methods.windows import alike_windows, contiguous, segments
 
 
 def clip(frames=6, n=16, rows=2, dim=8, seed=0, alike=0.0):
@@ -43,7 +44,7 @@ def test_one_frame_is_one_segment():
     (3, 0, 20, [0, 0, 0]), (4, 2, 7, [4, 0, 0, 4]), (4, 2, 3, [2, 2, 2, 2]),
 ])  # fmt: skip
 def test_every_fourth_frame_from_the_end_holds_what_a_segment_shares(length, shared, room, want):
-    assert FastVID().shares(length, shared, room) == want
+    assert strided(length, shared, room, stride=4) == want
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.7, 1.0])
@@ -101,20 +102,20 @@ def test_windows_are_the_longest_runs_of_clusters_and_what_joins_them(labels, wa
 @pytest.mark.parametrize("keep", [1, 3, 10, 29, 60, 70, 99])
 def test_clusters_spend_the_whole_budget_of_a_clip(keep):
     sizes = [40, 3, 0, 12, 31, 14]
-    counts = spread(sizes, keep)
+    counts = spread(sizes, keep, FEW)
     assert sum(counts) == min(keep, 100)
     assert all(0 <= count <= size for count, size in zip(counts, sizes, strict=True))
 
 
 def test_small_groups_are_left_alone_where_half_is_kept():
-    assert spread([40, 14, 31, 3], 20 + 14 + 15 + 3) == [20, 14, 15, 3]
+    assert spread([40, 14, 31, 3], 20 + 14 + 15 + 3, FEW) == [20, 14, 15, 3]
 
 
 def test_what_stands_still_is_static():
     """Four frames alike but for places 3 and 5, then four others."""
     tokens = clip(frames=2, rows=1, n=20, dim=16).tokens[0].view(2, 1, 20, 16).repeat(1, 4, 1, 1).flatten(0, 1)
     tokens[:4, [3, 5]] = clip(frames=4, rows=1, n=2, dim=16, seed=1).tokens[0].view(4, 2, 16)
-    groups = find_groups(tokens, 0.8, 2, torch.rand(8, generator=torch.Generator().manual_seed(0)))
+    groups = alike_windows(tokens, 0.8, 2, torch.rand(8, generator=torch.Generator().manual_seed(0)))
     places = {(window.start, window.stop): where.tolist() for window, where in groups}
     assert places[0, 4] == [i for i in range(20) if i not in (3, 5)]
     assert places[1, 2] == [3, 5]

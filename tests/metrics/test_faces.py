@@ -136,7 +136,8 @@ def test_an_installed_arcface_pack_scores_by_key_points(tmp_path: Path, monkeypa
     values = [[i.value for i in metric.score(Output(image=i), sample, Memo())] for i in (image, jpeg(image, 4))]
     assert values[0] == pytest.approx([1.0] * 6)
     assert all(-1 <= v < 0.9999 for v in values[1])
-    assert metric.name == "face_similarity[insightface]"
+    assert metric.name == "f_sim"
+    assert build("face_distance", backend="insightface").name == "face_distance[insightface]"
     boxed = Sample("b", "b", sample.images, "g", regions=(Region((10, 10, 90, 90), slices={"size": "large"}),))
     with pytest.raises(UserError, match="five key points"):
         metric.score(Output(image=image), boxed, Memo())

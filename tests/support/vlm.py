@@ -136,7 +136,7 @@ def keeps_its_promise(answer, schedule, kind) -> bool:
     """Tokens at every layer are what the images' schedules say, or fewer, as the kind of budget allows; separators
     stay with the whole."""
     whole = sum(rows * columns for rows, columns in answer.grids)
-    counts = [sum(seen) for seen in zip(*(schedule.of(grid).layers for grid in answer.grids), strict=True)]
+    counts = [sum(seen) for seen in zip(*(one.layers for one in schedule.over(answer.grids)), strict=True)]
     promised = [answer.tokens_full if count == whole else count for count in counts]
     if kind == "exact":
         return list(answer.visual_tokens) == promised

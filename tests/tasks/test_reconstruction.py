@@ -12,7 +12,7 @@ from pictures import real
 from PIL import Image
 from toksweep.harness.contracts import Sample, UserError
 from toksweep.harness.registry import registry
-from toksweep.tasks.reconstruction.annotations import size_slices
+from toksweep.tasks.reconstruction.annotations import FACE, TEXT, size_slices
 from toksweep.tasks.reconstruction.sources import installed, photographs
 
 TASKS = ("photos", "text", "faces")
@@ -131,7 +131,7 @@ def test_the_ink_of_a_word_lies_in_its_box() -> None:
     ],
 )  # fmt: skip
 def test_size_bins_are_tokbenchs_for_the_setting_below_the_picture(kind, ratio, side, expected) -> None:  # type: ignore[no-untyped-def]
-    assert size_slices(kind, ratio, side) == expected
+    assert size_slices(TEXT if kind == "text" else FACE, ratio, side) == expected
 
 
 # ------------------------------------------------------------------------------------------------------- users' folders
@@ -172,6 +172,48 @@ def test_transparency_is_laid_on_white_and_orientation_is_obeyed(tmp_path: Path)
     clear, turned = (s.images[0]() for s in load("photos", tmp_path))
     assert clear.getpixel((0, 0)) == (255, 255, 255)
     assert turned.size == (20, 40)
+
+
+@pytest.mark.parametrize("name", ["L.png", "1.png", "LA.png", "P.png", "CMYK.jpg", "YCbCr.jpg", "clear.gif"])
+def test_every_8_bit_format_is_shown_as_rgb(tmp_path: Path, name: str) -> None:
+    mode = name.partition(".")[0]
+    grey = Image.new("L", (8, 6), 90)
+    if name == "clear.gif":
+        coloured = Image.new("P", (8, 6), 1)
+        coloured.putpalette([0, 0, 0, 90, 90, 90])
+        coloured.info["transparency"] = 1
+        coloured.save(tmp_path / name, transparency=1)
+        expected = (255, 255, 255)
+    else:
+        grey.convert("RGB" if mode in ("CMYK", "YCbCr") else "L").convert(mode).save(tmp_path / name)
+        expected = {"1": None, "LA": (90, 90, 90)}.get(mode, (90, 90, 90))
+    image = load("photos", tmp_path)[0].images[0]()
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+    if expected:
+        assert np.abs(np.asarray(image).astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_pictures_are_bad_inputs_in_one_sentence(tmp_path: Path, mode: str) -> None:
+    pixels = np.full((8, 8), 40_000, {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    Image.fromarray(pixels).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep\.tiff has pixels of mode .*; 8 bits a channel"):
+        load("photos", tmp_path)[0].images[0]()
+
+
+def test_annotations_of_a_turned_picture_speak_of_it_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    annotate(tmp_path, RECORD | {"file": "turned.jpg", "instances": [WORD]})
+    Image.new("RGB", (100, 200)).save(tmp_path / "turned.jpg", exif=exif)
+    assert load("text", tmp_path)[0].images[0]().size == (200, 100)
+
+
+@pytest.mark.parametrize("box", [[float("nan"), 1, 9, 9], [1, 1, 1e12, 9]])
+def test_numbers_that_are_none_are_bad_inputs(tmp_path: Path, box: list[float]) -> None:
+    annotate(tmp_path, RECORD | {"instances": [WORD]}, RECORD | {"instances": [WORD | {"box": box}]})
+    with pytest.raises(ValueError, match="no number"):
+        load("text", tmp_path)[1].images[0]()
 
 
 def test_words_of_annotations_have_sizes_and_ignored_ones_are_left_out(tmp_path: Path) -> None:
@@ -258,12 +300,22 @@ def test_real_folders_are_read_whole(name: str) -> None:
         (RECORD | {"instances": "words"}, "not a list of objects"),
     ],
 )
-def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, record: object, message: str) -> None:
+def test_a_malformed_line_is_a_bad_input_named_with_its_file(tmp_path: Path, record: object, message: str) -> None:
     picture(tmp_path.parent / "outside.png")
     folder = annotate(tmp_path, RECORD | {"instances": [WORD]}, record)
-    with pytest.raises(UserError, match=message) as raised:
-        load("text", folder)
-    assert "annotations.jsonl" in str(raised.value)
+    good, bad = load("text", folder)
+    assert good.images[0]().size == (200, 100)
+    assert bad.id.startswith("annotations.jsonl, line 2")
+    with pytest.raises(ValueError, match=message) as raised:
+        bad.images[0]()
+    assert str(folder / "annotations.jsonl") in str(raised.value)
+
+
+def test_a_folder_of_malformed_lines_alone_is_a_mistake(tmp_path: Path) -> None:
+    folder = annotate(tmp_path, RECORD | {"instances": "words"}, "{no json")
+    for name in ("text", "faces"):
+        with pytest.raises(UserError, match=r"annotations\.jsonl, line 1: "):
+            load(name, folder)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -280,7 +332,10 @@ def test_an_empty_annotation_file_is_a_mistake(tmp_path: Path) -> None:
         load("text", tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("[{", "line 1: no JSON"), ('{"a": 1}', "not a JSON list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[{", "line 1: no JSON"), ('{"a": 1}', "not a JSON list"), ("[7]", "entry 0: not a JSON object")],
+)
 def test_a_malformed_tokbench_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "text_ic13.json").write_text(text)
     with pytest.raises(UserError, match=message):

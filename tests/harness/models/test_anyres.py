@@ -111,7 +111,7 @@ def test_a_smaller_picture_is_smaller_in_every_crop(model):
     batch = one(model, (60, 48))
     method, schedule, kind = vlm.cell(model, "downsample", 4)
     (answer,) = model.answer(batch, None, method, schedule, seed=0, max_new_tokens=1, budget_kind=kind)
-    assert answer.visual_tokens[0] == sum(schedule.of(crop.grid).entering for crop in batch.crops)
+    assert answer.visual_tokens[0] == sum(schedule.over([crop.grid])[0].entering for crop in batch.crops)
     assert answer.visual_tokens[0] <= 4 * len(batch.crops)
 
 

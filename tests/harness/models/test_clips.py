@@ -7,14 +7,14 @@ import pytest
 import tiny
 import torch
 import vlm
-from toksweep.harness.contracts import Refusal, Region, Sample, Stage, UserError
+from toksweep.harness.contracts import Budget, Refusal, Region, Sample, Stage, UserError
 from toksweep.harness.fitting import check_task
 from toksweep.harness.listing import serving
 from toksweep.harness.models import ModelInfo, describe
 from toksweep.harness.models.data import SEPARATOR
 from toksweep.harness.models.published import load_config
 from toksweep.harness.registry import registry
-from toksweep.harness.schedule import lay_out, untouched
+from toksweep.harness.schedule import lay_out, resolve, untouched
 from vlm import Watching, close
 
 PLAIN = torch.no_grad()
@@ -256,3 +256,27 @@ def test_methods_of_frames_are_for_clips_of_families_that_show_pictures_in_uneve
         info.asked_about([sample, dataclasses.replace(sample, clip=False)])
     assert {"llava_onevision", "llava_next_video", "video_llava"} <= {*serving(dycoke.meta)}
     assert "llava_next" not in serving(dycoke.meta)
+
+
+@pytest.mark.parametrize("name", ["aim", "divprune", "uniform"])
+def test_a_clips_budget_is_kept_to_the_token_over_all_its_images(any_model, name):
+    entry = registry("methods").get(name)
+    batch = prepared(any_model, frames=5)
+    total = sum(crop.tokens for crop in batch.crops) // 2 - 1  # which the number of images need not divide
+    shape = any_model.shape.of_clips()
+    schedule = resolve(
+        entry.build(), Budget.parse(f"{total}/clip"), "entering", shape, merges=bool(entry.meta["merges"])
+    )
+    (answer,) = any_model.answer(batch, None, entry.build(), schedule, seed=0, max_new_tokens=1)
+    assert answer.visual_tokens[0] == total
+    assert len(answer.grids) == len(batch.crops)
+
+
+@pytest.mark.parametrize("name", ["tome", "pitome"])
+def test_merging_in_the_tower_keeps_a_clips_budget_too(opened, name):
+    model, entry = opened("llava", "sdpa"), registry("methods").get(name)  # which is shown frames as pictures
+    batch, full = prepared(model, frames=3), model.shape.tokens
+    schedule = resolve(entry.build(), Budget.parse(f"{3 * full - 2}/clip"), "entering", model.shape, merges=True)
+    assert [one.entering for one in schedule.over([crop.grid for crop in batch.crops])] == [full, full - 1, full - 1]
+    (answer,) = model.answer(batch, None, entry.build(), schedule, seed=0, max_new_tokens=1)
+    assert answer.visual_tokens[0] == 3 * full - 2  # the first frame is bypassed

@@ -107,7 +107,7 @@ def test_tokens_at_every_layer_and_in_the_cache_are_as_declared(model, name, bud
         separators = sum(batch.crops[image].separators for image in batch.images_of(row))
         assert answer.tokens_full == separators + sum(rows * columns for rows, columns in grids)
         for grid in grids if name != "none" else ():
-            assert schedule.of(grid).mean <= Budget.parse(budget).tokens(grid[0] * grid[1])
+            assert schedule.over([grid])[0].mean <= Budget.parse(budget).tokens(grid[0] * grid[1])
 
 
 @each(ALL)
