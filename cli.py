@@ -90,6 +90,14 @@ def sweep(
     ] = None,
     ocr: Annotated[str | None, typer.Option(help="Text recogniser [default: rapidocr], see toksweep doctor.")] = None,
     faces: Annotated[str | None, typer.Option(help="Face embedder [default: dlib], see toksweep doctor.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric beside the tasks' own, e.g. fd, see toksweep list metrics."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Of set distances: inception, or a file with its weights [default: toksweep-mini]."),
+    ] = None,
     accept_licence: Annotated[
         list[str] | None, typer.Option(help="A pack of weights whose licence you accept, so that it may be downloaded.")
     ] = None,
@@ -116,7 +124,7 @@ def sweep(
         "budget_convention": budget_convention,
         "seeds": seed, "floors": floors, "device": device, "dtype": dtype, "attention": attn, "batch_size": batch_size,
         "text_encoder": text_encoder,
-        "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces,
+        "max_new_tokens": max_new_tokens, "ocr": ocr, "faces": faces, "metrics": metric, "features": features,
         "accept_licence": accept_licence, "latency": latency, "keep_outputs": keep_outputs,
         "retry_failed": retry_failed or None,
     }  # fmt: skip

@@ -12,7 +12,9 @@ from .reduction import Reduction as Reduction
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 T = TypeVar("T")
@@ -345,6 +347,18 @@ class Output:
     text: str | None = None
     evidence: tuple[Survival, ...] = ()
 
+    def picture(self, number: int) -> Image:
+        """The picture, or of a clip the frame of that number.
+
+        Raises:
+            ValueError: there is none.
+        """
+        shown = self.frames or (self.image,)
+        found = shown[number] if number < len(shown) else None
+        if found is None:
+            raise ValueError(f"there is no picture {number}")
+        return found
+
 
 @runtime_checkable
 class Metric(Protocol):
@@ -392,6 +406,22 @@ class BorrowedMetric(Metric, Protocol):
 
     def failed(self, sample: Sample, memo: Memo) -> list[Item]:
         """The items of a sample whose method failed: `worst` each."""
+
+
+@runtime_checkable
+class SetMetric(Metric, Protocol):
+    """A metric that has one figure of a set of pictures, and no items: it takes features of each.
+
+    Attributes:
+        aggregation: `set NAME`, how the figure is made of the features of outputs and originals (see `results.sets`).
+        space: names the features and all that determines them; what metrics of one space share is kept once.
+    """
+
+    aggregation: str
+    space: str
+
+    def features(self, output: Output, sample: Sample, memo: Memo) -> NDArray[np.float32]:
+        """[pictures, numbers] of an output's picture, or of its frames."""
 
 
 # ---------------------------------------------------------------------------------------------------------- compressors
@@ -624,6 +654,14 @@ class RateSearch(Protocol):
     """A tokenizer that tries several settings to meet a budget; its latency is that of the setting it settles on."""
 
     def repeat(self, image: Image, codes: Codes) -> Codes:
+        """Encode again at `codes.setting`, without the search."""
+
+
+@runtime_checkable
+class ClipRateSearch(Protocol):
+    """The same of a tokenizer of clips."""
+
+    def repeat_clip(self, frames: Sequence[Image], codes: Codes) -> Codes:
         """Encode again at `codes.setting`, without the search."""
 
 

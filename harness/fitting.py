@@ -59,7 +59,7 @@ def check_model(entry: Entry, model: ModelInfo) -> None:
 
 def check_task(entry: Entry, task: Entry, model: ModelInfo | None = None) -> None:
     """Raises Refusal for a method of clips on a task that shows none, or of frames on pictures in uneven crops."""
-    if entry.meta.get("clips") and task.meta["family"] != "video_qa":
+    if entry.kind == "compressor" and entry.meta.get("clips") and task.meta["family"] != "video_qa":
         raise Refusal(f"{entry.name} leaves out what frames have in common, and {task.name} shows no clips")
     if entry.meta.get("frames") and model and model.family.uneven:
         raise Refusal(

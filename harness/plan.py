@@ -11,12 +11,12 @@ from typing import TypeVar, cast
 
 from ..results.store import Cell, MetricInfo
 from .borrowing import collection_of, inner, is_borrowed, task_entry
-from .contracts import Budget, Listed, Metric, Network, Refusal, Sample, Task, UserError
+from .contracts import Budget, Listed, Metric, Network, Refusal, Sample, SetMetric, Task, UserError
 from .digest import code_digest, digest, engine_digest, library_versions, major
 from .fitting import asks_text_encoder, check_budgets, check_task, fit_compressor, verified
 from .models import ModelInfo, model_info
 from .models.embedded import embedded
-from .registry import Entry, registry
+from .registry import Entry, parse_call, registry
 from .schedule import Schedule
 from .spec import MethodChoice, Section, SweepSpec
 
@@ -219,20 +219,25 @@ def _subset(samples: Sequence[S], limit: int | None, kind: str) -> tuple[tuple[S
 
 
 def _metrics(entry: Entry, spec: SweepSpec, protocol: str) -> list[tuple[MetricInfo, Metric]]:
-    """The metrics of a task, each once: two names may come to the same with a backend. `protocol` is the data's."""
+    """The task's own metrics, the headline first, and what the user adds to tasks of this family; each once, for two
+    names may come to the same with a backend. `protocol` is the data's."""
     names = entry.meta["metrics"]
     assert isinstance(names, tuple)
     found: dict[str, tuple[MetricInfo, Metric]] = {}
-    for name in names:
+    for typed in (*names, *spec.metrics):
+        name, parameters = parse_call(typed)
         about = registry("metrics").get(name)
+        if name not in names and about.meta["family"] != entry.meta["family"]:
+            continue
         option = about.meta["backend"]
         options = {"backend": getattr(spec, str(option)), "accept_licence": spec.accept_licence} if option else {}
-        metric = about.build({k: v for k, v in options.items() if k in about.parameters()})
+        metric = about.build({k: v for k, v in options.items() if k in about.parameters()} | parameters)
         if not isinstance(metric, Metric):
             raise UserError(f"Metric {name} in {about.path} lacks a part of the Metric contract.")
         info = MetricInfo(
             metric.name, metric.unit, metric.higher_is_better, metric.worst, metric.mean_over,
             ";".join(filter(None, [protocol, metric.protocol()])), code_digest(about), str(about.meta["family"]),
+            aggregation=metric.aggregation if isinstance(metric, SetMetric) else None,
         )  # fmt: skip
         found.setdefault(metric.name, (info, metric))
     return list(found.values())

@@ -13,6 +13,7 @@ from ..results.records import SampleRecord, Status
 from .bench import Bench, Observation, Opened, failure, record_of
 from .contracts import (
     Budget,
+    ClipRateSearch,
     ClipTokenizer,
     Codes,
     LoadedNetwork,
@@ -79,6 +80,9 @@ class ReconstructionBench(Bench):
             if isinstance(coder, RateSearch) and isinstance(coder, Tokenizer) and not opened.sample.clip:
                 codes = coder.encode(opened.images[0], budget, memo)
                 return lambda: coder.decode(coder.repeat(opened.images[0], codes))
+            if isinstance(coder, ClipRateSearch) and isinstance(coder, ClipTokenizer) and opened.sample.clip:
+                clip = coder.encode_clip(opened.images, budget, memo)
+                return lambda: coder.decode_clip(coder.repeat_clip(opened.images, clip))
             return lambda: _code(coder, opened, budget, Memo())
 
         def case(work: Callable[[], object], watch: Stopwatch) -> None:

@@ -131,12 +131,18 @@ def collection(name: str, *, licence: str | None = None) -> Callable[[D], D]:
 
 
 def metric(
-    name: str, *, family: str, unit: str, higher_is_better: bool, backend: Literal["ocr", "faces"] | None = None
+    name: str,
+    *,
+    family: str,
+    unit: str,
+    higher_is_better: bool,
+    backend: Literal["ocr", "faces", "features"] | None = None,
 ) -> Callable[[D], D]:
     """Register a metric class.
 
     Args:
-        backend: the option whose value the class is built with (`--ocr`, `--faces`); it shows in the metric's name.
+        backend: the option whose value the class is built with (`--ocr`, `--faces`, `--features`); it shows in the
+            metric's name.
     """
     return _keep
 

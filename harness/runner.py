@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from ..results.records import SampleRecord, Score
-from ..results.store import LineWriter, ResultsFolder, new_writer_name, write_atomically
+from ..results.store import FeatureWriter, LineWriter, ResultsFolder, new_writer_name, write_atomically
 from .bench import Bench, Observation, Opened, failure
-from .contracts import BorrowedMetric, Item, Memo, Metric, Output, Sample, UserError
+from .contracts import BorrowedMetric, Item, Memo, Metric, Output, Sample, SetMetric, UserError
 from .plan import Group, Plan, PlannedCell
 from .probing import LatencyProbe
 from .reconstruction import ReconstructionBench
@@ -86,6 +86,7 @@ class _GroupRun:
         self.name = name
         self.infos = group.cells[0].cell.metrics if group.cells else ()
         self.writers: dict[str, LineWriter] = {}
+        self.features: dict[tuple[str, str], FeatureWriter] = {}
         self.stored = {c.cell.work_id: folder.records(c.cell.work_id) for c in group.cells}
 
     def run(self) -> None:
@@ -106,8 +107,10 @@ class _GroupRun:
                 if timed:
                     self._probe(probe, bench, timed)
         finally:
-            for writer in self.writers.values():
-                writer.close()
+            for lines in self.writers.values():
+                lines.close()
+            for features in self.features.values():
+                features.close()
 
     # --------------------------------------------------------------------------------------------------------- records
 
@@ -167,7 +170,7 @@ class _GroupRun:
             file = quote(sample.id, safe="") + seen.stream[1]
             write_atomically(self.folder.output(cell.cell.work_id, file), seen.stream[0])
             record = replace(record, prediction=file)
-        return self._scored(record, sample, seen.output)
+        return self._scored(cell, record, sample, seen.output)
 
     def _score_again(self, bench: Bench, cell: PlannedCell, opened: Opened) -> bool:
         """Score a finished record whose metrics changed from what was kept of it; False where that cannot be."""
@@ -181,17 +184,17 @@ class _GroupRun:
             output = bench.restore(cell, opened, record, self.folder.output(cell.cell.work_id, ""))
             if output is None:
                 return False
-        self._write(cell, self._scored(record, opened.sample, output))
+        self._write(cell, self._scored(cell, record, opened.sample, output))
         self.tally.scored_again += 1
         return True
 
-    def _scored(self, record: SampleRecord, sample: Sample, output: Output | None) -> SampleRecord:
+    def _scored(self, cell: PlannedCell, record: SampleRecord, sample: Sample, output: Output | None) -> SampleRecord:
         """The record with the scores of its output, or with the worst ones where there is none."""
         if output is not None:
             memo = Memo()
             try:
                 items = [m.score(output, sample, memo) for m in self.group.metrics]
-                return replace(record, scores=self._scores(items, output.text, sample, memo))
+                return replace(record, scores=self._scores(cell, items, output, sample, memo))
             except UserError:
                 raise
             except Exception as error:
@@ -199,19 +202,39 @@ class _GroupRun:
                 record = replace(record, status="failed", error=f"scoring, {type(error).__name__}: {text}"[:500])
         memo = Memo()
         worst = [_worst(m, sample, memo) for m in self.group.metrics]
-        return replace(record, scores=self._scores(worst, None, sample, memo))
+        return replace(record, scores=self._scores(cell, worst, None, sample, memo))
 
     def _scores(
-        self, items: Sequence[list[Item] | None], text: str | None, sample: Sample, memo: Memo
+        self,
+        cell: PlannedCell,
+        items: Sequence[list[Item] | None],
+        output: Output | None,
+        sample: Sample,
+        memo: Memo,
     ) -> dict[str, Score]:
-        """`text` is the answer that the items are of, None that of a sample whose method failed."""
+        """`output` is what the items are of, None that of a sample whose method failed."""
         scores = {}
         for info, metric, found in zip(self.infos, self.group.metrics, items, strict=True):
             if found is None:
                 continue
-            raw = metric.values(text, sample, memo) if isinstance(metric, BorrowedMetric) and info.aggregation else ()
+            raw: tuple[object, ...] = ()
+            if isinstance(metric, BorrowedMetric) and info.aggregation:
+                raw = metric.values(output.text if output else None, sample, memo)
+            elif isinstance(metric, SetMetric) and output is not None:
+                raw = self._kept(cell.cell.work_id, metric, output, sample, memo)
             scores[info.name] = Score(info.protocol, info.code, tuple((i.value, dict(i.slices)) for i in found), raw)
         return scores
+
+    def _kept(self, work_id: str, metric: SetMetric, output: Output, sample: Sample, memo: Memo) -> tuple[object, ...]:
+        """Where the features of an output are kept: once for all metrics of one space."""
+
+        def keep() -> tuple[object, ...]:
+            place = work_id, metric.space
+            if place not in self.features:
+                self.features[place] = self.folder.feature_writer(work_id, self.name, metric.space)
+            return self.features[place].append(metric.features(output, sample, memo))
+
+        return memo.once(("kept", metric.space), keep)
 
     def _write(self, cell: PlannedCell, record: SampleRecord) -> None:
         work_id = cell.cell.work_id

@@ -97,6 +97,8 @@ class SweepSpec:
     groups: tuple[str, ...] = ()
     ocr: str = "rapidocr"
     faces: str = "dlib"
+    features: str = "toksweep-mini"
+    metrics: tuple[str, ...] = ()
     accept_licence: tuple[str, ...] = ()
     latency: bool | None = None
     keep_outputs: bool = True
@@ -219,6 +221,9 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
     _check_families(given, source)
     values["sections"] = {f: _section(given, shipped.get(f, {}), f, source) for f in families}
     values["models"] = tuple(dict.fromkeys(_names(values.get("models"), "models")))
+    values["metrics"] = tuple(dict.fromkeys(_names(values.get("metrics"), "metrics")))
+    for name in values["metrics"]:
+        _check_metric(name, families)
     values["accept_licence"] = tuple(_names(values.get("accept_licence"), "accept_licence"))
     values["data"] = {registry("tasks").get(str(k)).name: str(Path(str(v)).expanduser()) for k, v in data.items()}
     for task, folder in values["data"].items():
@@ -240,7 +245,7 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
     for key in ("floors", "keep_outputs", "retry_failed", "latency"):
         if (value := values.get(key)) is not None and not isinstance(value, bool):
             raise UserError(f"{key} in {source} must be true or false, not {value!r}.")
-    for key in ("device", "attention", "ocr", "faces"):
+    for key in ("device", "attention", "ocr", "faces", "features"):
         if not isinstance(values.get(key, ""), str):
             raise UserError(f"{key} in {source} must be text, not {values[key]!r}.")
     if not isinstance(values.get("text_encoder", ""), str | None):
@@ -249,6 +254,16 @@ def _validate(given: Mapping[str, object], shipped: Mapping[str, object], source
         raise UserError(f"out in {source} must be a folder, not {values['out']!r}.")
     values["out"] = Path(values.get("out", OUT)).expanduser()
     return replace(SweepSpec(), **values)
+
+
+def _check_metric(typed: str, families: Iterable[str]) -> None:
+    """Raises UserError for an unknown metric, or one that suits no task here."""
+    name, parameters = parse_call(typed)
+    entry = registry("metrics").get(name)
+    entry.check(parameters)
+    if str(entry.meta["family"]) not in families:
+        swept = ", ".join(families)
+        raise UserError(f"--metric {name} is for tasks of {entry.meta['family']}, and those swept are of {swept}.")
 
 
 def _budget(given: object) -> Budget:

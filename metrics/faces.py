@@ -52,10 +52,8 @@ class _FaceMetric(ABC):
             ValueError: the output has no picture.
             UserError: a face lacks the key points that the backend aligns by.
         """
-        image, regions = output.image, self._scored(sample)
-        if image is None:
-            raise ValueError("there is no picture to look for faces in")
-        pairs = memo.once(("faces", self.backend), lambda: self._faces().pairs(image, sample, regions))
+        regions = self._scored(sample)
+        pairs = memo.once(("faces", self.backend), lambda: self._faces().pairs(output, sample, regions))
         return [Item(self.compare(*pair), region.slices) for pair, region in zip(pairs, regions, strict=True)]
 
     @abstractmethod

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..harness.contracts import Item, Memo, Output, Sample
+from ..harness.contracts import Item, Memo, Metric, Output, Sample
 from ..harness.registry import metric
 
 if TYPE_CHECKING:
@@ -44,14 +45,16 @@ class Psnr:
         return f"rgb8;cap={CAP_DB:g}dB"
 
     def score(self, output: Output, sample: Sample, memo: Memo) -> list[Item]:
-        """One item per picture.
+        """One item per picture; of a clip the mean over its frames.
 
         Raises:
             ValueError: the output lacks a picture, or its size differs from the original's.
         """
         from skimage.metrics import peak_signal_noise_ratio
 
-        ours, original = _pair(output, sample, memo)
+        if output.frames:
+            return mean_of_frames(self, output, sample, memo)
+        ours, original = aligned(output, sample, memo)
         if (ours == original).all():
             return [Item(CAP_DB)]
         value = peak_signal_noise_ratio(original, ours, data_range=255)
@@ -81,12 +84,14 @@ class Ssim:
         return "rgb;gauss11-s1.5;range1;valid;min-side=11"
 
     def score(self, output: Output, sample: Sample, memo: Memo) -> list[Item]:
-        """One item per picture of at least 11 x 11 pixels.
+        """One item per picture or clip (the mean over its frames) of at least 11 x 11 pixels.
 
         Raises:
             ValueError: the output lacks a picture, or its size differs from the original's.
         """
-        ours, original = _pair(output, sample, memo)
+        if output.frames:
+            return mean_of_frames(self, output, sample, memo)
+        ours, original = aligned(output, sample, memo)
         return [Item(_similarity(ours / 255, original / 255))] if min(original.shape[:2]) >= WINDOW else []
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
@@ -115,12 +120,14 @@ class MultiScaleSsim:
         return "rgb;5-scales-mean2;gauss11-s1.5;range1;relu;valid;min-side=176"
 
     def score(self, output: Output, sample: Sample, memo: Memo) -> list[Item]:
-        """One item per picture of at least 176 x 176 pixels.
+        """One item per picture or clip (the mean over its frames) of at least 176 x 176 pixels.
 
         Raises:
             ValueError: the output lacks a picture, or its size differs from the original's.
         """
-        pair = _pair(output, sample, memo)
+        if output.frames:
+            return mean_of_frames(self, output, sample, memo)
+        pair = aligned(output, sample, memo)
         if min(pair[1].shape[:2]) < MULTI_SCALE_SIDE:
             return []
         ours, original = (picture / 255 for picture in pair)
@@ -132,6 +139,22 @@ class MultiScaleSsim:
 
     def items(self, sample: Sample) -> list[Mapping[str, str]]:
         return [{}] if min(sample.images[0]().size) >= MULTI_SCALE_SIDE else []
+
+
+def mean_of_frames(metric: Metric, output: Output, sample: Sample, memo: Memo) -> list[Item]:
+    """One item per clip: the mean over its frames of what a metric of pictures makes of each.
+
+    Raises:
+        ValueError: the output has not as many frames as the original, or one that cannot be scored.
+    """
+    if len(output.frames) != len(sample.images):
+        raise ValueError(f"the clip has {len(output.frames)} frames, the original {len(sample.images)}")
+    values = []
+    for number, (frame, original) in enumerate(zip(output.frames, sample.images, strict=True)):
+        still = replace(sample, images=(original,), clip=False)
+        one = memo.once(("frame", number), Memo)
+        values += [item.value for item in metric.score(Output(image=frame), still, one)]
+    return [Item(sum(values) / len(values))] if values else []
 
 
 def _similarity(ours: Picture, original: Picture, luminance: float = 0.01) -> float:
@@ -158,7 +181,7 @@ def _half(picture: Picture) -> Picture:
     return halved
 
 
-def _pair(output: Output, sample: Sample, memo: Memo) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def aligned(output: Output, sample: Sample, memo: Memo) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The output and the original, [height, width, 3] each."""
     import numpy as np
 

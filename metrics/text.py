@@ -134,10 +134,8 @@ def similarity(first: str, second: str) -> float:
 
 
 def _crops(output: Output, regions: Sequence[Region]) -> list[Image]:
-    if output.image is None:
-        raise ValueError("there is no picture to read")
-    image = output.image.convert("RGB")
-    return [_cut(image, region) for region in regions]
+    shown = {number: output.picture(number).convert("RGB") for number in sorted({r.image for r in regions})}
+    return [_cut(shown[region.image], region) for region in regions]
 
 
 def _cut(image: Image, region: Region) -> Image:

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..harness.contracts import UserError
 from ..results.records import SampleRecord
-from ..results.store import Cell, ResultsFolder, write_atomically
+from ..results.sets import is_set
+from ..results.store import Cell, MetricInfo, ResultsFolder, write_atomically
 from .pairing import bins_of
 
 SCHEMA = 1
@@ -97,11 +98,16 @@ def _cell(folder: ResultsFolder, cell: Cell) -> dict[str, Any]:
     return {
         "key": key(cell),
         "setting": [cell.dtype, cell.attention, cell.device],
-        "metrics": {m.name: {"protocol": m.protocol, "higher_is_better": m.higher_is_better} for m in cell.metrics},
+        "metrics": {m.name: _about(m) for m in cell.metrics},
         "samples": {
             i: _sample(stored[i], {n: metrics[n].mean_over for n in metrics}) for i in cell.sample_ids if i in stored
         },
     }
+
+
+def _about(metric: MetricInfo) -> dict[str, Any]:
+    about: dict[str, Any] = {"protocol": metric.protocol, "higher_is_better": metric.higher_is_better}
+    return about | ({"of_set": True} if is_set(metric) else {})
 
 
 def key(cell: Cell) -> str:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from ..harness.contracts import Budget, UserError
 from ..metrics.statistics import Interval
 from ..results.records import ILLUSTRATIVE_BELOW
+from ..results.sets import is_set
 from ..results.store import Cell, MetricInfo, ResultsFolder
 from .flips import Flips, find_flips
 from .pairing import pair
@@ -142,6 +143,8 @@ def _one(
     about = a[0].task, a[0].model, ours.name, protocol, ours.unit, ours.higher_is_better
     if protocol is None:
         return _not_comparable(about, f"{_protocols(ours.protocol, theirs.protocol)}; sweep both cells again")
+    if is_set(ours):
+        return _not_comparable(about, "one figure of the set, of which samples have no part: see both in the report")
     stored = [[folder.records(c.work_id) for c in side] for side in (a, b)]
     left, right = ([scored(c, ours, r) for c, r in zip(*s, strict=True)] for s in zip((a, b), stored, strict=True))
     got, note = pair(left, right), _samples(a, b)

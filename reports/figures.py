@@ -25,7 +25,7 @@ from ..results.store import write_atomically
 from . import published
 from .face import plain_face
 from .pareto import front
-from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost
+from .printed import Estimate, budget_text, cost_name, new_stem, setting_text, show, show_cost
 from .ranking import BUDGET, SERIES, as_rows, missing
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
-DRAWN = {"bits_per_pixel": "fewer", "tokens_mean": "fewer", "flops": "fewer", "latency_ms": "less"}
+DRAWN = dict.fromkeys(("bits_per_pixel", "tokens_mean", "flops", "flops_decode"), "fewer") | {"latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
 STYLE = {
     "svg.fonttype": "none",
@@ -127,7 +127,7 @@ def _draw_panel(first: dict[str, Any], points: Sequence[Published], cost: str, o
 
     def paint(axes: Axes) -> None:
         titles.update(published.paint(axes, points))
-        cost_axis(axes, cost, log=True)
+        cost_axis(axes, cost, first["family"], log=True)
 
     svg = write(paint, out, stem, published.about(points), titles)
     told = published.caption(points)
@@ -152,7 +152,7 @@ def _draw_one(
         floor_band(axes, points, cost)
         _front(axes, points, cost)
         for label in dict.fromkeys(r["label"] for r in points):
-            _points(axes, [r for r in points if r["label"] == label], cost, looks[label])
+            with_whiskers(axes, [r for r in points if r["label"] == label], cost, looks[label])
         _ceiling(axes, [r for r in records if r["source"] == "measured"], points)
         titles.update(published.hollow(axes, told, [(float(r[cost]), r["value"]) for r in points]))
         _finish(axes, first, [float(r[cost]) for r in points] + [x for x, *_ in told], cost)
@@ -160,7 +160,7 @@ def _draw_one(
     about = basis(points, {first["metric"]: first["protocol"]})
     svg = write(paint, out, stem, about, titles)
     setting = setting_text(first)
-    caption = f"{first['metric']} against {COSTS[cost]}" + (f" ({setting})" if setting else "")
+    caption = f"{first['metric']} against {cost_name(cost, first['family'])}" + (f" ({setting})" if setting else "")
     return Figure(first["task"], first["subset"], first["metric"], first["protocol"], cost, caption, stem, svg)
 
 
@@ -224,7 +224,7 @@ def basis(rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]) -> str:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _points(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
+def with_whiskers(axes: Axes, rows: list[dict[str, Any]], cost: str, look: Style) -> None:
     """The points of one label with their intervals."""
     x, y = [float(r[cost]) for r in rows], [float(r["value"]) for r in rows]
     axes.errorbar(x, y, yerr=whiskers(rows), fmt="none", ecolor=look.color, elinewidth=1, capsize=2, zorder=2)
@@ -311,18 +311,18 @@ def _ceiling(axes: Axes, records: list[dict[str, Any]], points: list[dict[str, A
 
 
 def _finish(axes: Axes, first: dict[str, Any], costs: list[float], cost: str) -> None:
-    cost_axis(axes, cost, log=min(costs) > 0 and max(costs) / min(costs) > 6)
+    cost_axis(axes, cost, first["family"], log=min(costs) > 0 and max(costs) / min(costs) > 6)
     score_axis(axes, first)
 
 
-def cost_axis(axes: Axes, cost: str, *, log: bool) -> None:
+def cost_axis(axes: Axes, cost: str, family: str, *, log: bool) -> None:
     """The axis of a cost, and which way is better."""
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda x, _: show_cost(cost, x, exact=False))
-    axes.set_xlabel(f"{COSTS[cost]} ({DRAWN[cost]} is better)")
+    axes.set_xlabel(f"{cost_name(cost, family)} ({DRAWN[cost]} is better)")
 
 
 def score_axis(axes: Axes, row: dict[str, Any]) -> None:
@@ -338,7 +338,8 @@ def score_axis(axes: Axes, row: dict[str, Any]) -> None:
 
 
 def _title(row: dict[str, Any], cost: str) -> str:
-    return hover(row, {row["metric"]: Estimate.of(row)}, f"{COSTS[cost]}: {show_cost(cost, float(row[cost]))}")
+    spent = f"{cost_name(cost, row['family'])}: {show_cost(cost, float(row[cost]))}"
+    return hover(row, {row["metric"]: Estimate.of(row)}, spent)
 
 
 def hover(row: dict[str, Any], estimates: Mapping[str, Estimate], *more: str) -> str:

@@ -14,6 +14,7 @@ from ..harness.contracts import UserError
 from ..results.records import ILLUSTRATIVE_BELOW, SampleRecord
 from ..results.store import Cell, write_atomically
 from . import (
+    equal_bits,
     evidence,
     figures,
     latency,
@@ -80,13 +81,15 @@ def write_report(
         explained = evidence.explain(ranked, cells, out / "figures")
         kept = retention_figure.draw(retained, figures.styles(ranked), out / "figures")
         timed = latency.explain(ranked, out / "figures")
+        equal = equal_bits.explain(ranked, out / "figures")
         sections = tables.sections(ranked, cells)
         tables.write_tables(ranked, cells, sections, out / "tables")
         published.write_table([(f.task, f.published) for f in drawn if f.published], out / "tables")
         retention_tables.write(retained, out / "tables")
         latency.write_tables(timed, out / "tables")
+        equal_bits.write_tables(equal, out / "tables")
         page = out / "index.html"
-        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, excerpts))
+        write_atomically(page, render(sections, runs, drawn, explained, kept, timed, equal, excerpts))
     except OSError as error:
         raise UserError(f"The report cannot be written to {out} ({error.strerror}): choose another folder.") from error
     return page
@@ -99,6 +102,7 @@ def render(
     explained: Sequence[evidence.Evidence],
     kept: Sequence[retention_figure.Drawn],
     timed: Sequence[latency.Latency],
+    equal: Sequence[equal_bits.EqualBits],
     excerpts: Sequence[Excerpt],
 ) -> str:
     """The page as text."""
@@ -112,7 +116,14 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": printed.show, "show_cost": printed.show_cost, "megabytes": latency.megabytes}
+    environment.filters |= {
+        "show": printed.show,
+        "cost_name": printed.cost_name,
+        "show_cost": printed.show_cost,
+        "megabytes": latency.megabytes,
+        "percent": equal_bits.percent,
+        "gain": equal_bits.gain,
+    }
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
@@ -122,9 +133,9 @@ def render(
         shares=retention_curves.SHARES,
         latency=[(part, [(f, Markup(f.svg)) for f in part.figures]) for part in timed],  # noqa: S704
         phases=latency.PHASES,
+        equal_bits=[(part, Markup(part.figure.svg)) for part in equal],  # noqa: S704
         runs=list(reversed(runs)),
         excerpts=excerpts,
-        cost_names=printed.COSTS,
         provenance=provenance,
         least_clusters=ILLUSTRATIVE_BELOW,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -144,7 +155,7 @@ def excerpts_of(cell: Cell, stored: Mapping[str, SampleRecord]) -> Iterator[Exce
     said = [r for r in records if r.status == "ok" and r.prediction is not None][:ANSWERS]
     for record in [*failed, *(said if cell.family in ("vqa", "video_qa") else [])]:
         text = (record.error or record.prediction or "")[:400]
-        budget = cell.budget or "all"
+        budget = cell.budget or ("fixed rate" if cell.kind == "tokenizer" else "all")
         yield Excerpt(cell.task, cell.subset, cell.label, budget, record.sample_id, record.status, text)
 
 

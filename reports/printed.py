@@ -14,9 +14,16 @@ COSTS = {
     "tokens_mean": "tokens, mean over layers",
     "tokens_entering": "tokens entering",
     "flops": "FLOPs to first token",
+    "flops_decode": "FLOPs, decode",
     "latency_ms": "latency, ms",
 }
 """Cost columns in the order shown, with their headings."""
+OF_TOKENIZERS = {
+    "tokens_mean": "tokens",
+    "flops": "FLOPs, encode + decode",
+    "latency_ms": "latency, encode + decode, ms",
+}
+"""Headings where nothing is answered: there is no first token, and there are no layers."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Estimate:
         return f"{self.n} samples{items}, {self.n_clusters} clusters"
 
 
+def cost_name(cost: str, family: str) -> str:
+    """The heading of a cost column, for tasks of a family."""
+    return OF_TOKENIZERS.get(cost, COSTS[cost]) if family == "reconstruction" else COSTS[cost]
+
+
 def show(value: float, unit: str = "", *, gain_of: float | None = None) -> str:
     """A score as printed: three decimals below 10, two above; the unit `%` turns a fraction into percent.
 
@@ -70,12 +82,12 @@ def show_cost(name: str, value: float, *, exact: bool = True) -> str:
     """A cost as printed, without its unit; the ticks of an axis need no trailing zeros."""
     if math.isnan(value):
         return "–"
-    if name == "flops":
+    if name in ("flops", "flops_decode"):
         for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
             if value >= factor:
                 return f"{value / factor:.3g} {prefix}"
     if name == "bits_per_pixel" and exact:
-        return f"{value:.3f}"
+        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
@@ -83,7 +95,7 @@ def budget_text(row: dict[str, Any]) -> str:
     """A budget as typed, with what its number counts."""
     typed = text(row["budget"])
     if not typed:
-        return "all"
+        return "fixed rate" if row["kind"] == "tokenizer" else "all"
     unit = " tokens" if row["budget_unit"] == "tokens" else ""
     convention = text(row["budget_convention"])
     return f"{typed}{unit}" + (f" ({convention})" if convention else "")

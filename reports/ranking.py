@@ -98,7 +98,9 @@ def _why_unranked(row: dict[str, Any]) -> str:
         return "illustrative"
     if row["kind"] == "tokenizer" and missing(row["budget_value"]):
         return "fixed rate"
-    return "no value" if missing(row["value"]) else ""
+    if missing(row["value"]):
+        return "no value"
+    return "no interval" if missing(row["ci_low"]) else ""
 
 
 def _set_ceilings(rows: list[dict[str, Any]]) -> None:

@@ -180,6 +180,9 @@ def _scoring(
             continue
         if lost := [i for i, (a, b) in pairs.items() if name in a["scores"] and name not in b["scores"]]:
             yield "regression", f"has no {name} any more in {_list(lost)}"
+        if now.get("of_set"):
+            yield "note", f"has {name}, one figure of the set, which is not compared: what it rests on is, by sample"
+            continue
         both = {i: p for i, p in pairs.items() if name in p[0]["scores"] and name in p[1]["scores"]}
         yield from _paired(name, both, about["higher_is_better"], margin)
 

@@ -41,7 +41,7 @@ def _draw_one(of: Retention, scope: Scope, looks: Mapping[str, Style], out: Path
                 _line(axes, own, looks[label], told[own[0]["gid"]])
         axes.axhline(1.0, color=figures.INK, alpha=0.7, linewidth=1.1, linestyle=":", zorder=1)
         axes.plot(scope.full_tokens, 1.0, "*", color=figures.INK, markersize=11, zorder=4, label="full tokens")
-        figures.cost_axis(axes, "tokens_mean", log=True)
+        figures.cost_axis(axes, "tokens_mean", of.family, log=True)
         figures.score_axis(axes, {"metric": "score retained", "unit": "%", "sign": 1.0})
 
     protocols = {scope.metric: scope.protocol} if not scope.is_average else {"the tasks": scope.protocol}

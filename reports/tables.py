@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metrics.statistics import Interval
-from .printed import COSTS, Estimate, budget_text, new_stem, setting_text, show, show_cost, text
+from .printed import COSTS, Estimate, budget_text, cost_name, new_stem, setting_text, show, show_cost, text
 from .ranking import as_rows, missing, number, rank, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SET_SIZE = 10_000
+"""Pictures below which a figure of a set says as much of their number as of the method."""
 _VARYING = {"model": "model", "dtype": "dtype", "attention": "attention", "device": "device", "seed": "seed"}
 
 
@@ -191,12 +193,17 @@ def notes(records: list[dict[str, Any]]) -> tuple[str, ...]:
     if counts["n_failed"]:
         found.append(f"{counts['n_failed']} failed, counted as worst")
     if counts["n_infeasible"]:
-        found.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate")
+        lowest = number(first["lowest_rate"])
+        reach = "" if math.isnan(lowest) else f"; all fit from {show_cost('bits_per_pixel', lowest)} bpp"
+        found.append(f"infeasible: {counts['n_infeasible']} above the budget at the lowest rate{reach}")
     if counts["n_bad_input"]:
         found.append(f"{counts['n_bad_input']} bad input")
     whole = [r["metric"] for r in records if r.get("comparable") is False]
     if whole:
         found.append(f"not comparable: {', '.join(whole)} (defined on the whole set)")
+    sets = [r for r in records if text(r.get("aggregation")).startswith("set ") and r["n_items"] < SET_SIZE]
+    if sets and first["kind"] != "untouched":
+        found.append(f"figures of sets: of {min(int(r['n_items']) for r in sets)} pictures, {SET_SIZE} are usual")
     if not missing(first.get("n_alone")):
         found.append(f"{int(first['n_flips'])} of {int(first['n_alone'])} answers are others when asked one by one")
     if not missing(first["latency_error"]):
@@ -256,7 +263,12 @@ def _cell(text: str) -> str:
 
 def plain(section: Section) -> tuple[list[str], list[list[str]]]:
     """Heading and rows as text, for Markdown and for the terminal's summary."""
-    head = ["method", "budget", *(_VARYING[c] for c in section.varying), *(COSTS[c] for c in section.costs)]
+    head = [
+        "method",
+        "budget",
+        *(_VARYING[c] for c in section.varying),
+        *(cost_name(c, section.family) for c in section.costs),
+    ]
     for c in section.columns:
         head += [f"{c.metric}{f', {c.unit}' if c.unit else ''} {'↑' if c.higher_is_better else '↓'}", "rank"]
     head += ["n / clusters", "notes"]

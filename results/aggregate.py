@@ -18,6 +18,7 @@ from .groups import by_cell, group_rows
 from .latency import latency_columns
 from .published import rows_beside
 from .records import COLUMNS, ILLUSTRATIVE_BELOW, SampleRecord, Score
+from .sets import SetFigure, Side, is_set, set_figure
 from .store import Cell, MetricInfo, ResultsFolder, write_atomically
 
 ROUNDS = 1000
@@ -31,8 +32,10 @@ def table(folder: ResultsFolder) -> pd.DataFrame:
         UserError: there is nothing in the folder.
     """
     cells = folder.cells()
-    untouched = {_ground(cell): folder.records(cell.work_id) for cell in cells if cell.kind == "untouched"}
-    rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), {}))]
+    untouched = {
+        _ground(cell): Side(cell.work_id, folder.records(cell.work_id)) for cell in cells if cell.kind == "untouched"
+    }
+    rows = [row for cell in cells for row in _rows(folder, cell, untouched.get(_ground(cell), Side("", {})))]
     rows += group_rows(folder, cells, by_cell(rows))
     rows += rows_beside(rows)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -79,7 +82,7 @@ def _ground(cell: Cell) -> tuple[object, ...]:
     return cell.model, cell.model_revision, cell.task, cell.subset, cell.dtype, cell.attention, cell.device
 
 
-def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecord]) -> Iterator[dict[str, object]]:
+def _rows(folder: ResultsFolder, cell: Cell, untouched: Side) -> Iterator[dict[str, object]]:
     stored = folder.records(cell.work_id)
     records = [stored[i] for i in cell.sample_ids if i in stored]
     timed = latency_columns(folder.latencies(cell.work_id), cell, records)
@@ -88,13 +91,15 @@ def _rows(folder: ResultsFolder, cell: Cell, untouched: Mapping[str, SampleRecor
         usable = [r for r in records if (s := r.scores.get(metric.name)) and s.protocol == metric.protocol]
         status = _status(cell, records, metric)
         explains = metric.family == "evidence" and cell.kind != "untouched"
-        correlation = loss_correlation(records, untouched, metric.name, cell.metrics[0]) if explains else {}
+        correlation = loss_correlation(records, untouched.records, metric.name, cell.metrics[0]) if explains else {}
         # what is no mean of items is not that of a slice either
         sliced = () if metric.aggregation else _slices(s for r in usable if (s := r.scores.get(metric.name)))
+        ours = Side(cell.work_id, {r.sample_id: r for r in usable})
+        figure = set_figure(folder, metric, ours, untouched) if is_set(metric) and status != "incomplete" else None
         comparable = not (metric.whole_set and cell.subset != "all")
         for slice_name, only in [(None, None), *sliced]:
             told = {"slice": slice_name, "status": status, "comparable": comparable} | ({} if only else correlation)
-            yield shared | _value(usable, metric, only, status) | told
+            yield shared | _value(usable, metric, only, status, figure) | told
 
 
 def loss_correlation(
@@ -153,11 +158,17 @@ def _costs(records: Sequence[SampleRecord]) -> dict[str, object]:
         "tokens_entering": _mean(n[0] for n in layers),
         "tokens_mean": _mean([*(fmean(n) for n in layers), *(r.tokens for r in done)]),
         "tokens_kv": _mean(r.tokens_kv for r in done),
-        "bits_per_pixel": _mean(r.bits / r.pixels for r in done if r.bits is not None and r.pixels),
+        "bits_per_pixel": _mean(_rate(r) for r in done),
+        "lowest_rate": max((b for r in done if r.status == "infeasible" and (b := _rate(r)) is not None), default=None),
         "kv_bytes": _mean(r.kv_bytes for r in done),
         "flops": _mean(r.flops for r in done),
         "flops_decode": _mean(r.flops_decode for r in done),
     }
+
+
+def _rate(record: SampleRecord) -> float | None:
+    """Bits per pixel."""
+    return record.bits / record.pixels if record.bits is not None and record.pixels else None
 
 
 def _status(cell: Cell, records: Sequence[SampleRecord], metric: MetricInfo) -> str:
@@ -176,17 +187,23 @@ def _slices(scores: Iterable[Score]) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _value(
-    records: Sequence[SampleRecord], metric: MetricInfo, only: tuple[str, str] | None, status: str
+    records: Sequence[SampleRecord],
+    metric: MetricInfo,
+    only: tuple[str, str] | None,
+    status: str,
+    figure: SetFigure | None,
 ) -> dict[str, object]:
     clusters, sums, counts = cluster_table(records, metric.name, mean_over=metric.mean_over, only=only)
     interval = NONE
     contributing = sum(
         any(only is None or s.get(only[0]) == only[1] for _, s in r.scores[metric.name].items) for r in records
     )
-    items = int(counts.sum())
-    if metric.aggregation is not None:
+    items, n_clusters = int(counts.sum()), len(clusters)
+    if figure is not None:
+        interval, contributing, items, n_clusters = figure
+    elif metric.aggregation is not None:
         raw = [(r.cluster_id, value) for r in records for value in r.scores[metric.name].raw]
-        clusters, items = sorted({cluster for cluster, _ in raw}), len(raw)
+        n_clusters, items = len({cluster for cluster, _ in raw}), len(raw)
         contributing = sum(bool(r.scores[metric.name].raw) for r in records)
         if raw and status != "incomplete":
             interval = bootstrap(find(metric.aggregation), raw)
@@ -200,12 +217,13 @@ def _value(
         "ci_high": _number(interval.high),
         "n": contributing,
         "n_items": items,
-        "n_clusters": len(clusters),
-        "illustrative": len(clusters) < ILLUSTRATIVE_BELOW,
+        "n_clusters": n_clusters,
+        "illustrative": n_clusters < ILLUSTRATIVE_BELOW,
         "higher_is_better": metric.higher_is_better,
         "protocol": metric.protocol,
         "unit": metric.unit,
         "worst": metric.worst,
+        "aggregation": metric.aggregation,
     }
 
 

@@ -26,6 +26,7 @@ COLUMNS: tuple[str, ...] = (
     "prefill_ms", "prefill_q1_ms", "prefill_q3_ms",
     "latency_device", "latency_rounds", "latency_samples", "latency_error",
     "answer_tokens", "break_even_tokens", "break_even_reason", "flops_decode",
+    "aggregation", "lowest_rate",
 )  # fmt: skip
 """Columns of `cells.parquet`, one row per (cell, metric, slice). `label` is the method with its parameters as typed,
 `n` counts samples and `n_items` scored instances (words, faces), `illustrative` marks fewer than 30
@@ -35,7 +36,8 @@ explain scores and are no score; `loss_correlation` says how well: it is that of
 whole set (a sum, a fixed denominator). `n_alone` counts answers of a batch that were asked for again one by one, where
 the dtype makes no promise, and `n_flips` those that came out otherwise. `kv_bytes` is the mean size of the cache after
 prefill, as executed. Of a tokenizer `tokens_mean` counts the tokens of its codes, `flops` encoding and decoding, and
-`flops_decode` decoding alone.
+`flops_decode` decoding alone; where codecs could not reach the budget, `lowest_rate` is the smallest one, in bits per
+pixel, that all pictures of the cell fit in. `aggregation` says how a figure of a set is made that is no mean of items.
 
 What the latency probe found at batch size 1, median over the samples that it timed of median and quartiles (`q1`, `q3`)
 over its rounds: `latency_ms` to the first token, apart from that its phases `vision_ms`, `compressor_ms` and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -13,10 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..harness.contracts import UserError
 from .records import SampleRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger("toksweep")
 
@@ -100,6 +105,36 @@ class LineWriter:
             self._file = self.path.open("x", encoding="utf-8")
         self._file.write(json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n")
         self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class FeatureWriter:
+    """Appends features, 32-bit numbers, to a file of its own, flushed at once. The file appears with the first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._written = 0
+
+    def append(self, features: NDArray[np.float32]) -> tuple[tuple[str, int, int], ...]:
+        """File, first number and how many numbers of each picture.
+
+        Args:
+            features: [pictures, numbers].
+        """
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("xb")
+        self._file.write(features.astype("<f4").tobytes())
+        self._file.flush()
+        pictures, numbers = features.shape
+        places = tuple((self.path.name, self._written + i * numbers, numbers) for i in range(pictures))
+        self._written += features.size
+        return places
 
     def close(self) -> None:
         if self._file is not None:
@@ -211,6 +246,15 @@ class ResultsFolder:
     def latency_writer(self, work_id: str, name: str) -> LineWriter:
         """A writer of what the latency probe measured."""
         return LineWriter(self.path / "latency" / work_id / f"{name}.jsonl")
+
+    def feature_writer(self, work_id: str, name: str, space: str) -> FeatureWriter:
+        """A writer of the features of one space. `name` is from `new_writer_name`."""
+        tag = hashlib.sha256(space.encode()).hexdigest()[:8]
+        return FeatureWriter(self.features(work_id, f"{name}-{tag}.f32"))
+
+    def features(self, work_id: str, file: str) -> Path:
+        """Where features of the outputs of a work lie."""
+        return self.path / "features" / work_id / file
 
     def output(self, work_id: str, file: str) -> Path:
         """Where an output (a picture or a bit stream) of a work lies."""

@@ -44,10 +44,16 @@ CLASSES: Mapping[str, Calling] = {
     "AsymmetricAutoencoderKL": Calling(),
     "AutoencoderDC": Calling("latent"),
     "AutoencoderKL": Calling(),
+    "AutoencoderKLCogVideoX": Calling(clips=True),
+    "AutoencoderKLCosmos": Calling(clips=True),
     "AutoencoderKLFlux2": Calling(),
     "AutoencoderKLHunyuanImage": Calling(),
     "AutoencoderKLHunyuanVideo": Calling(clips=True),
+    "AutoencoderKLHunyuanVideo15": Calling(clips=True),
     "AutoencoderKLKVAE": Calling(),
+    "AutoencoderKLLTXVideo": Calling(clips=True),
+    "AutoencoderKLMochi": Calling(clips=True),
+    "AutoencoderKLQwenImage": Calling(clips=True),
     "AutoencoderKLWan": Calling(clips=True),
     "AutoencoderRAE": Calling("latent", black=0.0, tiles=True),
     "AutoencoderTiny": Calling("latents"),
@@ -62,7 +68,7 @@ class Autoencoder(LatentNetwork):
     """Continuous latents of one of diffusers' autoencoders, among them those of SD, SDXL, SD3, FLUX, DC-AE and Wan.
 
     The rate is fixed: positions x channels x bits of a number, to which latents are really rounded. A Gaussian gives
-    its mode. Wan's and HunyuanVideo's take clips whole, and a picture as a clip of one frame.
+    its mode. Classes of clips (Wan, HunyuanVideo and others) take them whole, and a picture as a clip of one frame.
 
     Attributes:
         precision: of a number that is kept, `float16`, `bfloat16` or `float32`.

@@ -24,6 +24,7 @@ class Emu3(LatentNetwork):
     """
 
     name: ClassVar[str] = "emu3"
+    checkpoint: str = "emu3"
 
     def module(self, dtype: torch.dtype) -> nn.Module:
         return from_transformers(self.source(), "Emu3VQVAE", dtype)

@@ -28,6 +28,7 @@ class Janus(LatentNetwork):
     """
 
     name: ClassVar[str] = "janus"
+    checkpoint: str = "janus-pro-1b"
 
     def module(self, dtype: torch.dtype) -> nn.Module:
         return from_transformers(self.source(), "JanusVQVAE", dtype)

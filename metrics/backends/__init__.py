@@ -1,4 +1,5 @@
-"""Recognisers of text and embedders of faces, chosen by name and never changed by themselves."""
+"""Recognisers of text, embedders of faces and networks whose features count, chosen by name and never changed by
+themselves."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Literal
 
 OCR = ("rapidocr", "easyocr", "doctr", "tesseract")
 FACES = ("dlib", "insightface", "insightface:buffalo_l")
+FEATURES = ("toksweep-mini", "inception")
 NEED_OPENCV = ("easyocr", "doctr", "insightface", "insightface:buffalo_l")
 """Backends that import `cv2`; the defaults must not, because a server may lack the libraries that its wheel needs."""
 OPENCV_MEND = "apt-get install libgl1 libglib2.0-0"
@@ -22,7 +24,7 @@ class BackendStatus:
     """Whether a backend can run here, and how to get it where it cannot."""
 
     name: str
-    kind: Literal["ocr", "faces"]
+    kind: Literal["ocr", "faces", "features", "lpips"]
     ready: bool
     detail: str
     how_to_get: str
@@ -30,9 +32,9 @@ class BackendStatus:
 
 def survey() -> list[BackendStatus]:
     """All backends, without importing any but OpenCV: a look for packages and weights."""
-    from . import faces, ocr
+    from . import faces, features, lpips, ocr
 
-    return [*ocr.survey(), *faces.survey()]
+    return [*ocr.survey(), *faces.survey(), *features.survey(), *lpips.survey()]
 
 
 def package_folder(module: str) -> Path | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ...harness.contracts import Region, Sample, UserError
+from ...harness.contracts import Output, Region, Sample, UserError
 from . import FACES, OPENCV_MEND, BackendStatus, file_digest, installed_version, opencv_fault, package_folder
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
+T = TypeVar("T")
 PACKS = {"insightface": ("antelopev2", "glintr100.onnx"), "insightface:buffalo_l": ("buffalo_l", "w600k_r50.onnx")}
 """InsightFace's model packs and their recognisers; the packs are for non-commercial research only."""
 FARTHEST = {"dlib": 1.5, "insightface": 2.0, "insightface:buffalo_l": 2.0}
@@ -50,21 +52,39 @@ class Faces:
     def __post_init__(self) -> None:
         self._originals: dict[tuple[str, str], tuple[list[object], list[Vector]]] = {}
 
-    def pairs(self, image: Image, sample: Sample, regions: Sequence[Region]) -> list[tuple[Vector, Vector]]:
+    def pairs(self, output: Output, sample: Sample, regions: Sequence[Region]) -> list[tuple[Vector, Vector]]:
         """For each region, the vectors of the output's face and of the original's.
 
         Raises:
-            ValueError: the picture's size differs from the original's.
+            ValueError: the output lacks a picture, or its size differs from the original's.
         """
         key = (sample.id, sample.fingerprint)
         if key not in self._originals:
-            original = sample.images[0]().convert("RGB")
-            alignment = [self.embedder.align(original, region) for region in regions]
             while len(self._originals) >= HELD:
                 del self._originals[next(iter(self._originals))]
-            self._originals[key] = alignment, self.embedder.embed(original, alignment)
+            self._originals[key] = self._found(sample, regions)
         alignment, vectors = self._originals[key]
-        return list(zip(self.embedder.embed(image.convert("RGB"), alignment), vectors, strict=True))
+        ours: list[Vector] = []
+        for number, places in _by_picture(regions, alignment):
+            ours += self.embedder.embed(output.picture(number).convert("RGB"), places)
+        return list(zip(ours, vectors, strict=True))
+
+    def _found(self, sample: Sample, regions: Sequence[Region]) -> tuple[list[object], list[Vector]]:
+        """Where the faces of the originals lie, and their vectors."""
+        alignment: list[object] = []
+        vectors: list[Vector] = []
+        for number, found in _by_picture(regions, regions):
+            original = sample.images[number]().convert("RGB")
+            places = [self.embedder.align(original, region) for region in found]
+            alignment += places
+            vectors += self.embedder.embed(original, places)
+        return alignment, vectors
+
+
+def _by_picture(regions: Sequence[Region], values: Sequence[T]) -> Iterator[tuple[int, list[T]]]:
+    """What belongs to regions that follow each other in one picture or frame, with its number."""
+    for number, run in groupby(zip(regions, values, strict=True), key=lambda pair: pair[0].image):
+        yield number, [value for _, value in run]
 
 
 @cache

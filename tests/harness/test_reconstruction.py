@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 from toksweep.cli import app
 from toksweep.harness.reconstruction import _cut_up, _strip
 from toksweep.harness.registry import registry
+from toksweep.reports.baseline import make_baseline
+from toksweep.reports.comparison import compare
+from toksweep.reports.regression import check
+from toksweep.results.aggregate import write_cells
 from toksweep.results.store import ResultsFolder
 from typer.testing import CliRunner
 
@@ -142,3 +147,39 @@ def _saved(folder: Path, data: bytes) -> Path:
     path = folder / "strip.png"
     path.write_bytes(data)
     return path
+
+
+def test_codecs_below_their_lowest_rate_say_what_it_is(tmp_path: Path) -> None:
+    """384 bytes for 256 x 256 pixels, One-D-Piece's longest code: only JPEG 2000 gets there."""
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(skimage.data.astronaut()[::2, ::2]).save(folder / "a.png")
+    codecs = ("jpeg", "webp", "avif", "jpeg2000")
+    flags = [flag for name in codecs for flag in ("--method", name)]
+    given = ["--task", "photos", "--data", f"photos={folder}", "--budget", "0.046875bpp", "--no-latency"]
+    assert CliRunner().invoke(app, ["sweep", *given, *flags, "--out", str(out)]).exit_code == 0
+    table = write_cells(ResultsFolder(out))
+    cells = {r["label"]: r for r in table[table["metric"] == "psnr"].to_dict("records") if r["kind"] == "tokenizer"}
+    for name in codecs[:3]:
+        assert (cells[name]["status"], cells[name]["n_infeasible"]) == ("infeasible", 1)
+        assert cells[name]["lowest_rate"] == cells[name]["bits_per_pixel"] > 0.046875
+        told = f"1 above the budget at the lowest rate; all fit from {cells[name]['lowest_rate']:.3f} bpp"
+        assert told in (out / "report" / "index.html").read_text()
+    assert cells["jpeg2000"]["status"] == "complete"
+    assert cells["jpeg2000"]["bits_per_pixel"] <= 0.046875
+
+
+def test_a_cell_without_a_budget_is_reported_compared_and_checked(pictures: Path, toy: str) -> None:
+    out, _ = sweep(pictures, toy, f"{toy}(levels=4)", flags=("--metric", "fd"))
+    page = (out.path / "report" / "index.html").read_text()
+    assert "fixed rate" in page and "FLOPs, decode" in page and "FLOPs to first token" not in page
+    figures = {f.name for f in (out.path / "report" / "figures").glob("*psnr*.svg")}
+    assert figures == {f"photos-all-psnr-{c}.svg" for c in ("bits_per_pixel", "tokens_mean", "flops", "flops_decode")}
+    found = {r["metric"]: r for r in compare(out, "toy(levels=4)", "toy@8")}
+    assert (found["psnr"]["n"], found["psnr"]["verdict"]) == (2, "illustrative")
+    assert found["fd[toksweep-mini]"]["note"].startswith("one figure of the set")
+    checked = check(out, make_baseline(out))
+    assert checked.exit_code == 0
+    assert {f.what for f in checked.findings} == {
+        "has fd[toksweep-mini], one figure of the set, which is not compared: what it rests on is, by sample"
+    }

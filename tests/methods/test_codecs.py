@@ -12,7 +12,7 @@ from toksweep.harness.contracts import Budget, Codes, Memo, Refusal, Tokenizer, 
 from toksweep.harness.registry import registry
 from toksweep.methods.codec import highest_within
 
-CODECS = ("jpeg", "webp", "avif", "lowres")
+CODECS = ("jpeg", "jpeg2000", "webp", "avif", "lowres")
 
 
 def build(name: str, **parameters: object) -> Tokenizer:

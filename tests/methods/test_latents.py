@@ -23,6 +23,7 @@ from toksweep.methods.tokenizers.emu3 import Emu3
 from toksweep.methods.tokenizers.janus import Janus
 from toksweep.methods.tokenizers.vq_model import VqModel
 from torch.utils.flop_counter import FlopCounterMode
+from unreported import swept
 
 WHOLE = Budget.parse("100%")
 
@@ -46,6 +47,14 @@ TINY: dict[str, dict[str, Any]] = {
         "decoder_qkv_multiscales": ((), (5,)),
     },
     "AutoencoderKL": {**blocks(4, 8), "latent_channels": 4},
+    "AutoencoderKLCogVideoX": {
+        "down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+        "block_out_channels": (8,) * 4, "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 2,
+    },
+    "AutoencoderKLCosmos": {
+        "encoder_block_out_channels": (8,) * 4, "decode_block_out_channels": (8,) * 4, "latent_channels": 4,
+        "num_layers": 1, "attention_resolutions": (8,), "resolution": 64,
+    },
     "AutoencoderKLFlux2": {**blocks(3, 8), "latent_channels": 4},
     "AutoencoderKLHunyuanImage": {
         "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (32, 32, 64),
@@ -54,8 +63,21 @@ TINY: dict[str, dict[str, Any]] = {
     "AutoencoderKLHunyuanVideo": {
         "latent_channels": 4, "block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4,
     },
+    "AutoencoderKLHunyuanVideo15": {"latent_channels": 4, "block_out_channels": (16,) * 5, "layers_per_block": 1},
     "AutoencoderKLKVAE": {
         "channels": 64, "num_enc_blocks": 1, "num_dec_blocks": 1, "z_channels": 4, "ch_mult": (1, 1),
+    },
+    "AutoencoderKLLTXVideo": {
+        "latent_channels": 8, "block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4,
+        "layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5,
+    },
+    "AutoencoderKLMochi": {
+        "latent_channels": 4, "encoder_block_out_channels": (64,) * 4, "decoder_block_out_channels": (64,) * 4,
+        "layers_per_block": (1,) * 5, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4,
+    },
+    "AutoencoderKLQwenImage": {
+        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "latents_mean": [0.0] * 4,
+        "latents_std": [1.0] * 4,
     },
     "AutoencoderKLWan": {
         "base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "latents_mean": [0.0] * 4,
@@ -76,9 +98,11 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 FACTORS = {
-    "AsymmetricAutoencoderKL": 2, "AutoencoderDC": 2, "AutoencoderKL": 8, "AutoencoderKLFlux2": 4,
-    "AutoencoderKLHunyuanImage": 4, "AutoencoderKLHunyuanVideo": 8, "AutoencoderKLKVAE": 2, "AutoencoderKLWan": 8,
-    "AutoencoderRAE": 24, "AutoencoderTiny": 4, "ConsistencyDecoderVAE": 8,
+    "AsymmetricAutoencoderKL": 2, "AutoencoderDC": 2, "AutoencoderKL": 8, "AutoencoderKLCogVideoX": 8,
+    "AutoencoderKLCosmos": 8, "AutoencoderKLFlux2": 4, "AutoencoderKLHunyuanImage": 4, "AutoencoderKLHunyuanVideo": 8,
+    "AutoencoderKLHunyuanVideo15": 16, "AutoencoderKLKVAE": 2, "AutoencoderKLLTXVideo": 32, "AutoencoderKLMochi": 8,
+    "AutoencoderKLQwenImage": 8, "AutoencoderKLWan": 8, "AutoencoderRAE": 24, "AutoencoderTiny": 4,
+    "ConsistencyDecoderVAE": 8,
 }  # fmt: skip
 """By hand from the configurations above: one halving less than levels, patches times positions of RAE."""
 PICTURES = [n for n, how in CLASSES.items() if not how.clips]
@@ -172,24 +196,57 @@ def test_of_one_size_a_larger_picture_is_coded_in_tiles(load: Load) -> None:
     assert np.abs(np.asarray(ours).astype(int) - levels(torch.cat(parts, dim=3), 0.0, size)).max() <= 1
 
 
-@pytest.mark.parametrize("name", CLIPS)
+GROWN = {
+    "AutoencoderKLCogVideoX": (7, 8), "AutoencoderKLCosmos": (8, 9), "AutoencoderKLHunyuanVideo": (4, 5),
+    "AutoencoderKLHunyuanVideo15": (4, 5), "AutoencoderKLLTXVideo": (8, 9), "AutoencoderKLMochi": (6, 7),
+    "AutoencoderKLQwenImage": (4, 5), "AutoencoderKLWan": (4, 5),
+}  # fmt: skip
+"""Frames that do not all come back, and the next number of which all do, as the classes' documentation has it."""
+
+
+def test_every_class_of_clips_is_tried_on_them() -> None:
+    assert set(GROWN) == set(CLIPS)
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_clip_has_as_many_frames_as_before(name: str, load: Load) -> None:
+    coder, (frames, longer) = load(name), GROWN[name]
+    assert isinstance(coder, ClipCoder)
+    assert coder.length(frames) == longer
+    codes = coder.encode_clip([noise(5, 4, seed) for seed in range(frames)], WHOLE, Memo())
+    assert [f.size for f in coder.decode_clip(codes)] == [(5, 4)] * frames
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKLHunyuanVideo", "AutoencoderKLWan"])
 def test_a_clip_grows_to_the_next_length_that_comes_back_whole(name: str, load: Load) -> None:
     coder = load(name)
     assert isinstance(coder, ClipCoder)
-    assert [coder.length(n) for n in (1, 2, 5, 6)] == [1, 5, 5, 9]
-    frames = [noise(11, 8, seed) for seed in range(3)]
+    assert [coder.length(n) for n in (1, 4)] == [1, 5]
+    frames = [noise(11, 8, seed) for seed in range(4)]
     codes = coder.encode_clip(frames, WHOLE, Memo())
     assert (codes.tokens, codes.bits) == (2 * 2 * 1, 2 * 2 * 1 * 4 * 16)
-    shown = [*frames, frames[2], frames[2]]
+    shown = [*frames, frames[3]]
     values = torch.stack([grown(f, 8, -1.0) for f in shown], dim=2)
     model: Any = coder.module
     wanted = model.decode(model.encode(values).latent_dist.mode().half().float()).sample
     ours = coder.decode_clip(codes)
-    assert len(ours) == 3
+    assert len(ours) == 4
     for number, frame in enumerate(ours):
         assert np.array_equal(np.asarray(frame), levels(wanted[:, :, number], -1.0, (11, 8)))
     one = coder.encode_clip(frames[:1], WHOLE, Memo())
     assert coder.flops((11, 8), codes).decode > 3 * coder.flops((11, 8), one).decode
+
+
+def test_a_clip_whose_pixels_are_patched_first_is_measured_as_well(tmp_path: Path) -> None:
+    import diffusers
+
+    torch.manual_seed(0)
+    patched = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}  # as Wan 2.2 has it
+    diffusers.AutoencoderKLWan(**TINY["AutoencoderKLWan"], **patched).save_pretrained(tmp_path)
+    coder = Autoencoder(checkpoint=str(tmp_path)).load("cpu", "float32")
+    assert isinstance(coder, ClipCoder)
+    assert (coder.unit, coder.length(4)) == (16, 5)
+    assert coder.decode(coder.encode(noise(17, 5), WHOLE, Memo())).size == (17, 5)
 
 
 def test_flops_are_those_that_torch_counts_at_work(load: Load) -> None:
@@ -240,7 +297,60 @@ def test_weights_that_do_not_fill_the_class_are_one_sentence(folder: Callable[[s
         Autoencoder(checkpoint=str(tmp_path)).load("cpu", "float32")
 
 
+SIZES = {"grey.png": (21, 13), "dot.png": (1, 1), "cmyk.jpg": (9, 30), "clear.png": (10, 6), "turned.jpg": (10, 24)}
+"""Of what `odd` holds, upright."""
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder of pictures of every kind, one of which nobody can show."""
+    made = tmp_path / "odd"
+    made.mkdir()
+    noise(21, 13).convert("L").save(made / "grey.png")
+    Image.new("L", (1, 1), 7).save(made / "dot.png")
+    noise(9, 30).convert("CMYK").save(made / "cmyk.jpg")
+    Image.new("RGBA", (10, 6), (200, 0, 0, 0)).save(made / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise(24, 10).save(made / "turned.jpg", exif=turned)
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(made / "deep.png")
+    return made
+
+
+def test_a_sweep_has_one_cell_of_a_fixed_rate_and_takes_every_kind_of_picture(
+    odd: Path, folder: Callable[[str], str], tmp_path: Path
+) -> None:
+    methods = [f"autoencoder(checkpoint={folder(name)!r})" for name in ("AutoencoderTiny", "AutoencoderKLWan")]
+    out, plan = swept(
+        tasks=["photos"], data={"photos": str(odd)}, methods=[*methods, "chameleon"], budgets=["1bpp", "2bpp"],
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert {r.method: "has no decoder" in r.reason for r in plan.refused} == {"chameleon": True}
+    cells = {c.label: c for c in out.cells() if c.kind == "tokenizer"}
+    assert {label: c.budget for label, c in cells.items()} == dict.fromkeys(methods)
+    for label, factor in zip(methods, (4, 8), strict=True):
+        records = out.records(cells[label].work_id)
+        fine = {name: r.pixels for name, r in records.items() if r.status == "ok"}
+        assert fine == {name: width * height for name, (width, height) in SIZES.items()}
+        assert records["deep.png"].status == "bad_input"
+        for name, (width, height) in SIZES.items():
+            positions = -(-width // factor) * -(-height // factor)
+            assert (records[name].tokens, records[name].bits) == (positions, positions * 4 * 16)
+            assert 0 < (records[name].flops_decode or 0) < (records[name].flops or 0)
+
+
 # ---------------------------------------------------------------------------------------------------------------- codes
+
+
+def test_a_model_that_comes_with_us_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+    from toksweep.harness import checkpoints
+
+    model = diffusers.VQModel(**blocks(2, 8), num_vq_embeddings=8, latent_channels=4)
+    model.save_pretrained(tmp_path / "toksweep-mini-vq")
+    monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path)
+    coder = VqModel().load("cpu", "float32")
+    assert coder.encode(noise(4, 4), WHOLE, Memo()).bits == 4 * 3
 
 
 @pytest.mark.parametrize("lookup", [False, True])

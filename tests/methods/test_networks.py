@@ -82,7 +82,7 @@ def test_what_is_said_of_released_checkpoints_is_of_one_piece() -> None:
         if row.tokens is None:
             continue
         each = 16 * row.channels if row.channels else math.log2(row.codes or 0)
-        if row.bits_per_pixel is not None and not row.name.startswith("amused-512"):
+        if row.bits_per_pixel is not None:
             assert row.bits_per_pixel == pytest.approx(row.tokens * each / 256**2, abs=5e-4), row
 
 

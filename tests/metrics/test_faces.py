@@ -69,7 +69,7 @@ def test_similarity_is_one_for_the_same_face_and_falls_with_compression() -> Non
 def test_distance_and_similarity_agree_on_the_law_of_cosines() -> None:
     sample = next(s for s in samples() if s.id == "astronaut-256")
     embedder = backend.load("dlib")
-    (ours, original), *_ = embedder.pairs(jpeg(sample.images[0](), 8), sample, sample.regions)
+    (ours, original), *_ = embedder.pairs(Output(image=jpeg(sample.images[0](), 8)), sample, sample.regions)
     a, b = np.linalg.norm(ours), np.linalg.norm(original)
     output, memo = Output(image=jpeg(sample.images[0](), 8)), Memo()
     distance = build("face_distance").score(output, sample, memo)[0].value

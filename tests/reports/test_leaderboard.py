@@ -123,10 +123,10 @@ def test_provenance_has_versions_device_and_the_command_quoted_for_a_shell(text)
 
 def test_files_for_papers_lie_beside_the_page(page):
     names = {p.name for p in (page.parent / "tables").iterdir()}
-    assert names == {"cells.csv", "leaderboard.csv", "published.csv"} | {
-        f"{task}-all.md" for task in ("photos", "text", "images_qa")
-    }
-    assert len(list((page.parent / "figures").glob("*.pdf"))) == 9  # one of them of what is published
+    by_task = {f"{task}-all.md" for task in ("photos", "text", "images_qa")}
+    told = {"cells.csv", "leaderboard.csv", "published.csv", "equal_bits.csv", "bd_rate.csv"}
+    assert names == told | by_task
+    assert len(list((page.parent / "figures").glob("*.pdf"))) == 9 + 3  # one of what is published, three at equal bits
 
 
 def test_csv_holds_the_table_in_full(page):
