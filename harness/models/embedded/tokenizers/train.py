@@ -20,7 +20,7 @@ from .learner import Learner
 
 SEED = 20_261_127
 POOL_SIZE, POOL_SEED = 48_000, 1
-STEPS = {"tok": 6000, "vq": 3000}
+STEPS = {"tok": 4200, "vq": 3000}
 LEARNERS: dict[str, type[Learner]] = {"tok": sequence.Sequence, "vq": grid.Grid}
 
 
