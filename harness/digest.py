@@ -66,7 +66,7 @@ def engine_digest(*parts: str) -> str:
     paths: list[Path] = []
     for part in parts:
         path = ROOT / "harness" / part
-        inside = (p for p in path.rglob("*.py") if p.parent.name != "embedded")
+        inside = (p for p in path.rglob("*.py") if "embedded" not in p.relative_to(path).parts)
         paths += sorted(inside) if path.is_dir() else [path]
     return digest({str(p.relative_to(ROOT)): tree_digest(p) for p in paths})
 
