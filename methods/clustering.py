@@ -8,7 +8,6 @@ import torch
 
 from ..harness.contracts import Reduction, View
 from .counts import clustered
-from .ops import select
 
 
 def by_first_member(labels: torch.Tensor) -> torch.Tensor:
@@ -104,7 +103,9 @@ def recycle(view: View, scores: torch.Tensor, whole: int, keep: int) -> Reductio
     size, n = scores.shape
     ranked, recycled = scores.sort(dim=-1, descending=True, stable=True).indices, clustered(n, whole)[0]
     kept, others = ranked[:, :whole].sort(dim=-1).values, ranked[:, whole : whole + recycled]
-    labels, centres = dpc_knn(select(view.tokens, others), keep - whole, keep - whole, view.noise(recycled))
+    labels, centres = dpc_knn(
+        view.tokens.take_along_dim(others[..., None], 1), keep - whole, keep - whole, view.noise(recycled)
+    )
     groups = torch.full((size, n), -1, dtype=torch.long, device=scores.device)
     groups.scatter_(1, kept, torch.arange(whole, device=scores.device).expand(size, -1))
     groups.scatter_(1, others, whole + labels)
