@@ -24,12 +24,12 @@ def embedded_tokenizers() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint that others released, by the name that we give it, and what its authors say of it.
+    """A checkpoint that others released, by the name that we give it, and what its authors say of it; or one of ours.
 
     Attributes:
         method: the tokenizer that loads it.
         library_class: of the library that holds the architecture; empty where that is ours.
-        hub, subfolder: where it is.
+        hub, subfolder: where it is; of ours, `hub` is its name.
         tokens: of a picture of 256 x 256; the most, where it varies.
         codes: the size of the code book, of all books of a token together; None of continuous latents.
         channels: numbers of a continuous token; None of discrete ones.

@@ -25,7 +25,6 @@ class VqModel(LatentNetwork):
     """
 
     name: ClassVar[str] = "vq_model"
-    checkpoint: str = "toksweep-mini-vq"
 
     def module(self, dtype: torch.dtype) -> nn.Module:
         return from_diffusers(self.source(), ("VQModel",), dtype)

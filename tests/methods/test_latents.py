@@ -349,7 +349,7 @@ def test_a_model_that_comes_with_us_is_found_by_name(tmp_path: Path, monkeypatch
     model = diffusers.VQModel(**blocks(2, 8), num_vq_embeddings=8, latent_channels=4)
     model.save_pretrained(tmp_path / "toksweep-mini-vq")
     monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path)
-    coder = VqModel().load("cpu", "float32")
+    coder = VqModel(checkpoint="toksweep-mini-vq").load("cpu", "float32")
     assert coder.encode(noise(4, 4), WHOLE, Memo()).bits == 4 * 3
 
 
