@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 PALETTE = ("#2f7fd1", "#e07b00", "#1f9e6e", "#c8457f", "#8a63d2", "#a8871f", "#1da0b5", "#d1453b", "#7a8b1f", "#b06a4a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, PAPER = "#1b1f24", "#ffffff"
+WIDTH = 5.6
+"""Of a figure, in inches."""
 DRAWN = dict.fromkeys(("bits_per_pixel", "tokens_mean", "flops", "flops_decode"), "fewer") | {"latency_ms": "less"}
 """Costs that scores are drawn against, with the word for the better way."""
 STYLE = {
@@ -174,19 +177,19 @@ def write(
         paint: draws on the axes; a legend names what it labels.
         about: small print above the axes, since a file for a paper leaves the page.
         titles: texts to hover on, by the id of what they belong to.
-        height: in inches, where the width is 5.6; wrap: letters in a line of the small print.
+        height: in inches, where the width is 5.6 and the legend has three rows; wrap: letters in a line of small print.
     """
     face = plain_face()
     settings: Any = {**STYLE, "svg.hashsalt": stem}
     with mpl.rc_context(settings):
-        canvas = Canvas(figsize=(5.6, height), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         axes = canvas.subplots()
         paint(axes)
         axes.set_title(textwrap.fill(about, wrap), loc="left", fontsize=7, alpha=0.7)
         names = axes.get_legend_handles_labels()[1]
-        canvas.legend(
-            loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=8.5, handlelength=1.6
-        )
+        columns = _columns(names)
+        canvas.set_size_inches(WIDTH, height + 0.18 * max(0, ceil(len(names) / columns) - 3))
+        canvas.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, handlelength=1.6)
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_ticklabels()  # makes them, so that they are found
         for text in canvas.findobj(Text):
@@ -198,6 +201,16 @@ def write(
     for form, data in drawn.items():  # another process may write the same report, or read it
         write_atomically(out / f"{stem}.{form}", data)
     return inline(drawn["svg"].decode("utf-8"), stem, titles)
+
+
+def _columns(names: Sequence[str]) -> int:
+    """As many columns of a legend, three at most, as fit beside each other; they are filled one after another."""
+    for columns in (3, 2):
+        rows = ceil(len(names) / columns)
+        longest = [max(map(len, names[i : i + rows])) for i in range(0, len(names), rows or 1)]
+        if sum(0.5 + 0.0615 * n for n in longest) <= WIDTH:  # inches: mark and gaps, and a letter of 8.5 points
+            return columns
+    return 1
 
 
 def _drawn(canvas: Canvas) -> dict[str, bytes]:

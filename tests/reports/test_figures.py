@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from cell_tables import frame, questions, row, untouched
+from toksweep.reports import figures
 from toksweep.reports.figures import draw, styles
 from toksweep.reports.ranking import rank
 
@@ -117,3 +118,11 @@ def test_names_cannot_leave_the_folder(tmp_path):
 
 def test_cells_without_any_cost_draw_nothing(tmp_path):
     assert draw(rank(frame([row(bits_per_pixel=None)])), tmp_path) == []
+
+
+def test_a_legend_has_as_many_columns_as_its_names_leave_room_for():
+    long = "vq_model(checkpoint='toksweep-mini-vq')"
+    assert figures._columns(["avif", "jpeg", "webp", "front"]) == 3
+    assert figures._columns(["avif", "jpeg", long, "webp"]) == 2
+    assert figures._columns([long, long, long]) == 1
+    assert figures._columns([]) == 3
