@@ -206,8 +206,7 @@ def write(
 def _columns(names: Sequence[str]) -> int:
     """As many columns of a legend, three at most, as fit beside each other; they are filled one after another."""
     for columns in (3, 2):
-        rows = ceil(len(names) / columns)
-        longest = [max(map(len, names[i : i + rows])) for i in range(0, len(names), rows or 1)]
+        longest = [max(part) for part in np.array_split([len(n) for n in names], columns) if len(part)]
         if sum(0.5 + 0.0615 * n for n in longest) <= WIDTH:  # inches: mark and gaps, and a letter of 8.5 points
             return columns
     return 1
