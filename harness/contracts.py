@@ -614,7 +614,10 @@ class View:
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """A signal by name, or the one of several alternatives (`a|b`) that is there."""
-        return self.signals[next((option for option in name.split("|") if option in self.signals), name)]
+        for option in name.split("|"):
+            if option in self.signals:
+                return self.signals[option]
+        return self.signals[name]
 
     def noise(self, *shape: int) -> torch.Tensor:
         """Uniform draws in [0, 1), [batch, *shape]: each row depends on its seed and sample alone."""
