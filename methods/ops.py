@@ -20,7 +20,7 @@ def best(scores: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
         lowest = scores.topk(max(int(keep.max()), 1))[0].gather(-1, (keep - 1).clamp(min=0))
         wanted = int(keep.sum())
     elif 0 < keep < n:
-        lowest, wanted = scores.topk(keep)[0].narrow(-1, keep - 1, 1), keep * scores.numel() // n
+        lowest, wanted = scores.kthvalue(n - keep + 1, keepdim=True)[0], keep * scores.numel() // n
     else:
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
     marks = scores >= lowest
