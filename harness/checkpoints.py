@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -85,11 +86,13 @@ class Checkpoint:
         folder: None on the hub.
         repository: hub id, None for a folder.
         subfolder: of either.
+        pinned: the commit of a hub id that is given as `org/name@COMMIT`.
     """
 
     folder: Path | None
     repository: str | None
     subfolder: str = ""
+    pinned: str = ""
 
     def __str__(self) -> str:
         return str(PurePosixPath(self.folder or self.repository or "", self.subfolder))
@@ -102,7 +105,7 @@ class Checkpoint:
         """
         if self.folder is None:
             assert self.repository
-            return _commit(self.repository)
+            return self.pinned or _commit(self.repository)
         place = self.folder / self.subfolder
         found = sorted({path for pattern in _DETERMINING for path in place.glob(pattern)})
         if not any(path.suffix != ".json" for path in found):
@@ -137,7 +140,7 @@ class Checkpoint:
 
 
 def checkpoint(ref: str, subfolder: str = "") -> Checkpoint:
-    """The checkpoint of a name that comes with the package, of a folder, or of a hub id like `org/name`.
+    """The checkpoint of a name that comes with the package, of a folder, or of a hub id like `org/name[@COMMIT]`.
 
     Raises:
         UserError: none of these.
@@ -147,10 +150,13 @@ def checkpoint(ref: str, subfolder: str = "") -> Checkpoint:
         return Checkpoint(own, None, subfolder)
     if folder.is_dir():
         return Checkpoint(folder, None, subfolder)
-    if ref.count("/") != 1 or not all(ref.split("/")):
+    repository, pin, pinned = ref.partition("@")
+    if pin and not re.fullmatch("[0-9a-f]{7,40}", pinned):
+        raise UserError(f"{ref!r} names no commit behind the @: write its hexadecimal digits, since a branch moves on.")
+    if repository.count("/") != 1 or not all(repository.split("/")):
         known = ", ".join(embedded_tokenizers())
         raise UserError(f"{ref!r} is neither a folder, nor a hub id like org/name, nor one of ours ({known}).")
-    return Checkpoint(None, ref, subfolder)
+    return Checkpoint(None, repository, subfolder, pinned)
 
 
 @cache

@@ -132,7 +132,7 @@ class Checkpointed:
 
     Attributes:
         checkpoint: a published name (`toksweep list methods`), the name of one that comes with us, a folder, or a hub
-            id like `org/name`.
+            id like `org/name`, or `org/name@COMMIT`.
         subfolder: of a folder or hub id, where the tokenizer is a part of a larger model; a name knows its own.
     """
 

@@ -91,6 +91,10 @@ def test_a_checkpoint_is_found_by_its_name_alone() -> None:
     source = Autoencoder(checkpoint="flux.1-vae").source()
     assert (source.repository, source.subfolder) == ("black-forest-labs/FLUX.1-schnell", "vae")
     assert Autoencoder(checkpoint="some/one", subfolder="vae").source().repository == "some/one"
+    pinned = Autoencoder(checkpoint="some/one@0123abc").source()
+    assert (pinned.repository, pinned.revision()) == ("some/one", "0123abc")
+    with pytest.raises(UserError, match="names no commit"):
+        Autoencoder(checkpoint="some/one@main")
 
 
 @pytest.mark.parametrize(
