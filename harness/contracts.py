@@ -656,7 +656,8 @@ class Codes:
         full_tokens: how many there are where the budget is none; None where that is `tokens`.
         infeasible: the budget could not be reached and the lowest rate was used instead.
         setting: what a search for the rate settled on.
-        payload: of a network, what its decoder takes: indices or latents with their shapes. The stream is then empty.
+        payload: of a network, what its decoder takes beside the stream, or in its place: indices or latents with their
+            shapes, the picture's size.
     """
 
     stream: bytes

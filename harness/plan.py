@@ -313,7 +313,7 @@ class _Expander:
 
     def _fit(self, entry: Entry, choice: MethodChoice, budget: Budget | None) -> tuple[object, Schedule | None]:
         check_task(entry, self.task, self.model)
-        if budget and budget.unit == "clip" and not (self.model and self.task.meta["family"] == "video_qa"):
+        if self.model and budget and budget.unit == "clip" and self.task.meta["family"] != "video_qa":
             raise Refusal(f"budget {budget.text} is for all frames of a clip, and {self.task.name} asks about none")
         if self.model:
             return fit_compressor(entry, choice, budget, self.spec.budget_convention, self.model)
